@@ -1,0 +1,1 @@
+//! Agreement between hosts: one small trait over key-value stores.

@@ -1,0 +1,1 @@
+//! JSON, field for field as engines send it.
