@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::requires;
-use crate::world::{Dockerd, HOST, Longshore, World, eventually};
+use crate::world::{Dockerd, Longshore, World, eventually};
 
 /// What every container of these tests is started with: gone at once when told to stop.
 const RUN: [&str; 4] = ["run", "-d", "--stop-signal", "KILL"];
@@ -70,13 +70,11 @@ impl<'w> Ship<'w> {
     /// What the published port gives the neighbour and the host itself.
     #[track_caller]
     fn fetch(&self, port: u16, file: &str) -> String {
-        let url = format!("http://{HOST}:{port}/{file}");
-        let words = ["busybox", "wget", "-q", "-O", "-", "-T", "3", &url];
         let from_outside = eventually("the neighbour reaches the published port", || {
-            let out = self.world.outside(&words);
-            out.succeeded().then(|| out.ok())
+            self.world.fetch_outside(port, file)
         });
-        assert_eq!(self.world.run(&words).ok(), from_outside, "on the host itself");
+        let from_inside = self.world.fetch(port, file);
+        assert_eq!(from_inside.as_ref(), Some(&from_outside), "on the host itself");
         from_outside
     }
 
@@ -316,9 +314,7 @@ fn containers_of_a_network_meet_on_an_engine_with_its_own_storage() {
     ship.longshore.again();
     ship.ping("web", "sailor");
     ship.ok(&["stop", "web"]);
-    let url = format!("http://{HOST}:8080/motd");
-    let closed = ["busybox", "wget", "-q", "-O", "-", "-T", "3", &url];
-    world.outside(&closed).refused();
+    assert_eq!(world.fetch_outside(8080, "motd"), None, "the port is closed");
     ship.ok(&["rm", "-f", "web", "sailor"]);
     ship.ok(&["network", "rm", "sea"]);
     ship.arrive();

@@ -23,6 +23,6 @@ pub(crate) use dockerd::Dockerd;
 pub(crate) use http::{call, raw};
 pub(crate) use image::busybox;
 pub(crate) use longshore::{Longshore, configure, run, words};
-pub(crate) use namespaces::{HOST, World};
+pub(crate) use namespaces::World;
 pub(crate) use podman::Podman;
 pub(crate) use require::have;

@@ -36,8 +36,12 @@ sleep infinity &
 while :; do wait || :; done
 "#;
 
-/// The world's own address, as its neighbour reaches it.
-pub(crate) const HOST: &str = "192.0.2.1";
+/// Fetches file `$2` from port `$1` of the world's own address.
+const FETCH: &str = r#"
+exec 3<>"/dev/tcp/192.0.2.1/$1" || exit 1
+printf 'GET /%s HTTP/1.0\r\n\r\n' "$2" >&3
+cat <&3
+"#;
 
 /// A private mount, network and process namespace, and a directory that both sides see.
 ///
@@ -127,11 +131,26 @@ impl World {
         Out::of(&Self::enter(&self.first.to_string(), words), envs)
     }
 
-    /// Runs a program on the neighbour, which reaches this world only through its uplink.
-    pub(crate) fn outside(&self, words: &[&str]) -> Out {
-        let mut all = vec!["nsenter", "--net=/run/netns/outside", "--"];
-        all.extend(words);
-        self.run(&all)
+    /// Fetches a file by HTTP from the world's own address, as the host itself does.
+    pub(crate) fn fetch(&self, port: u16, file: &str) -> Option<String> {
+        body(&self.run(&[
+            "timeout",
+            "5",
+            "bash",
+            "-c",
+            FETCH,
+            "fetch",
+            &port.to_string(),
+            file,
+        ]))
+    }
+
+    /// Fetches as the neighbour does, which reaches this world only through its uplink.
+    pub(crate) fn fetch_outside(&self, port: u16, file: &str) -> Option<String> {
+        let port = port.to_string();
+        let mut words = vec!["nsenter", "--net=/run/netns/outside", "--"];
+        words.extend(["timeout", "5", "bash", "-c", FETCH, "fetch", &port, file]);
+        body(&self.run(&words))
     }
 
     /// Starts a program inside; its outputs are appended to the file `log`.
@@ -225,6 +244,13 @@ impl Drop for World {
             eprintln!("remove {}: {error}", self.root.display());
         }
     }
+}
+
+/// The body of a reply with code 200.
+fn body(out: &Out) -> Option<String> {
+    let (head, body) = out.stdout.split_once("\r\n\r\n")?;
+    let good = out.succeeded() && head.contains(" 200 ");
+    good.then(|| body.trim().to_owned())
 }
 
 fn keep() -> bool {
