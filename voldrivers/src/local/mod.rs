@@ -51,7 +51,7 @@ struct Driver {
     records: Records,
     disk: Disk,
     /// Held for moments only, never across a kernel call.
-    shelf: Mutex<Shelf>,
+    known: Mutex<Shelf>,
     /// One verb at a time for one volume.
     turns: Turns,
 }
@@ -89,16 +89,13 @@ fn plan_remove(
     epoch: u64,
     sight: impl FnOnce() -> Result<usage::Sight, Fault>,
 ) -> Result<(), Fault> {
-    let of = |wanted: fn(&Hold, u64) -> bool| -> Vec<&str> {
-        let holds = volume.holds.iter().filter(|(_, hold)| wanted(hold, epoch));
-        holds.map(|(holder, _)| holder.as_str()).collect()
-    };
-    let current = of(|hold, epoch| hold.epoch == epoch);
+    let is_current = |entry: &(&HolderId, &Hold)| entry.1.epoch == epoch;
+    let (current, suspects): (Vec<_>, Vec<_>) = volume.holds.iter().partition(is_current);
     if !current.is_empty() {
-        let holders = current.join(", ");
+        let holders = shown(&current);
         return Err(Fault::in_use(format!("remove volume {name}: held by {holders}")));
     }
-    let suspects = of(|hold, epoch| hold.epoch != epoch).join(", ");
+    let suspects = shown(&suspects);
     let sight = sight()?;
     if !sight.users.is_empty() {
         let mut text = format!("remove volume {name}: mounted on {}", usage::shown(&sight.users));
@@ -115,6 +112,19 @@ fn plan_remove(
         )));
     }
     Ok(())
+}
+
+/// Names holders, at most five of them; an engine too old to name itself is `nobody named`.
+fn shown(holds: &[(&HolderId, &Hold)]) -> String {
+    let named = holds.iter().take(5).map(|(holder, _)| match holder.as_str() {
+        "" => "nobody named".to_owned(),
+        holder => holder.to_owned(),
+    });
+    let mut shown: Vec<String> = named.collect();
+    if holds.len() > 5 {
+        shown.push(format!("{} more", holds.len() - 5));
+    }
+    shown.join(", ")
 }
 
 /// Turns an error of the cellar into a fault about `what`.
@@ -139,7 +149,7 @@ impl Driver {
         let driver = Self {
             records,
             disk: Disk::open(state).map_err(told(open()))?,
-            shelf: Mutex::new(shelf),
+            known: Mutex::new(shelf),
             turns: Turns::default(),
         };
         driver.repair()?;
@@ -150,7 +160,7 @@ impl Driver {
     /// Takes away what was half made or half removed; whoever asked for it will ask again.
     fn repair(&self) -> Result<(), Fault> {
         let (mut broken, mut whole) = (Vec::new(), Vec::new());
-        for (name, volume) in &self.shelf().volumes {
+        for (name, volume) in &self.known().volumes {
             let ready = volume.entry.phase == Phase::Ready;
             if ready { &mut whole } else { &mut broken }.push(name.clone());
         }
@@ -164,8 +174,8 @@ impl Driver {
         Ok(())
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().expect("nobody panics with the shelf in hand")
+    fn known(&self) -> MutexGuard<'_, Shelf> {
+        self.known.lock().expect("nobody panics with the shelf in hand")
     }
 }
 
@@ -186,7 +196,9 @@ fn read_shelf(records: &Records) -> Result<Shelf, Fault> {
         let (name, holder) = parse_hold_key(&key).ok_or_else(|| stranger(&key))?;
         // A hold is written and deleted in one batch with its volume or while its volume is there.
         let volume = shelf.volumes.get_mut(&name).ok_or_else(|| stranger(&key))?;
-        volume.holds.insert(holder, Hold::decode(&value).map_err(corrupt)?);
+        volume
+            .holds
+            .insert(holder, Hold::decode(&value).map_err(corrupt)?);
     }
     Ok(shelf)
 }
@@ -198,12 +210,12 @@ impl Driver {
     fn write_entry(&self, name: &VolumeName, entry: Entry) -> Result<(), kernel::Error> {
         let batch = Batch::new().put(VOLUMES, name.as_str(), entry.encode());
         self.records.commit(&batch)?;
-        let mut shelf = self.shelf();
+        let mut known = self.known();
         let fresh = Volume {
             entry,
             holds: BTreeMap::new(),
         };
-        shelf.volumes.entry(name.clone()).or_insert(fresh).entry = entry;
+        known.volumes.entry(name.clone()).or_insert(fresh).entry = entry;
         Ok(())
     }
 
@@ -216,7 +228,7 @@ impl Driver {
             batch.delete(HOLDS, &hold_key(name, holder))
         });
         self.records.commit(&batch)?;
-        if let Some(volume) = self.shelf().volumes.get_mut(name) {
+        if let Some(volume) = self.known().volumes.get_mut(name) {
             volume.entry = going;
             volume.holds.clear();
         }
@@ -230,7 +242,7 @@ impl Driver {
             batch.put(HOLDS, &hold_key(name, holder), hold.encode())
         });
         self.records.commit(&batch)?;
-        self.shelf().volumes.insert(name.clone(), volume.clone());
+        self.known().volumes.insert(name.clone(), volume.clone());
         Ok(())
     }
 
@@ -245,19 +257,24 @@ impl Driver {
     fn forget(&self, name: &VolumeName) -> Result<(), kernel::Error> {
         self.records
             .commit(&Batch::new().delete(VOLUMES, name.as_str()))?;
-        self.shelf().volumes.remove(name);
+        self.known().volumes.remove(name);
         Ok(())
     }
 
     /// Writes one holder's count, or that it is none any more, then remembers it.
-    fn write_hold(&self, name: &VolumeName, holder: &HolderId, hold: Option<Hold>) -> Result<(), kernel::Error> {
+    fn write_hold(
+        &self,
+        name: &VolumeName,
+        holder: &HolderId,
+        hold: Option<Hold>,
+    ) -> Result<(), kernel::Error> {
         let key = hold_key(name, holder);
         let batch = match hold {
             Some(hold) => Batch::new().put(HOLDS, &key, hold.encode()),
             None => Batch::new().delete(HOLDS, &key),
         };
         self.records.commit(&batch)?;
-        if let Some(volume) = self.shelf().volumes.get_mut(name) {
+        if let Some(volume) = self.known().volumes.get_mut(name) {
             match hold {
                 Some(hold) => volume.holds.insert(holder.clone(), hold),
                 None => volume.holds.remove(holder),
@@ -293,27 +310,30 @@ impl VolumeDriver for Driver {
 
     fn engine_arrived(&self, _peer: EnginePeer) {
         let next = {
-            let shelf = self.shelf();
+            let known = self.known();
             // Podman says hello at every command: without holds there is nothing to tell apart.
-            if !shelf.epoch_was_used() {
+            if !known.epoch_was_used() {
                 return;
             }
-            shelf.epoch + 1
+            known.epoch + 1
         };
         let batch = Batch::new().put(EPOCH, EPOCH, shelf::encode_epoch(next));
         if let Err(error) = self.records.commit(&batch) {
             let error = plugin_api::fault::chain(&error);
-            tracing::error!(error, "holds of the engine before this one count on if this process ends");
+            tracing::error!(
+                error,
+                "holds of the engine before this one count on if this process ends"
+            );
         }
-        let mut shelf = self.shelf();
-        shelf.epoch = shelf.epoch.max(next);
+        let mut known = self.known();
+        known.epoch = known.epoch.max(next);
     }
 
     fn create(&self, name: &VolumeName, options: &Options) -> Result<Done, Fault> {
         let what = || format!("create volume {name}");
         let settings = Settings::read(options)?;
         let _turn = self.turns.take(name);
-        let found = self.shelf().volumes.get(name).map(|volume| volume.entry);
+        let found = self.known().volumes.get(name).map(|volume| volume.entry);
         match plan_create(name, found.as_ref(), &settings)? {
             CreatePlan::Nothing => return Ok(Done::AlreadySo),
             CreatePlan::ClearAndMake => self.clear(name)?,
@@ -347,11 +367,11 @@ impl VolumeDriver for Driver {
         let what = || format!("remove volume {name}");
         let _turn = self.turns.take(name);
         let (volume, epoch) = {
-            let shelf = self.shelf();
-            let Some(volume) = shelf.volumes.get(name) else {
+            let known = self.known();
+            let Some(volume) = known.volumes.get(name) else {
                 return Ok(Done::AlreadySo);
             };
-            (volume.clone(), shelf.epoch)
+            (volume.clone(), known.epoch)
         };
         if volume.entry.phase == Phase::Ready {
             plan_remove(name, &volume, epoch, || self.disk.look_for_users(name))?;
@@ -375,9 +395,9 @@ impl VolumeDriver for Driver {
         let what = || format!("mount volume {name} for {holder}");
         let _turn = self.turns.take(name);
         let hold = {
-            let shelf = self.shelf();
-            let volume = shelf.ready(name).ok_or_else(|| unknown(name))?;
-            Hold::mounted(volume.holds.get(holder).copied(), shelf.epoch)
+            let known = self.known();
+            let volume = known.ready(name).ok_or_else(|| unknown(name))?;
+            Hold::mounted(volume.holds.get(holder).copied(), known.epoch)
         };
         if !self.disk.holds_data(name) {
             let path = self.disk.data(name);
@@ -391,8 +411,10 @@ impl VolumeDriver for Driver {
     fn unmount(&self, name: &VolumeName, holder: &HolderId) -> Result<Done, Fault> {
         let _turn = self.turns.take(name);
         let hold = {
-            let shelf = self.shelf();
-            shelf.ready(name).and_then(|volume| volume.holds.get(holder).copied())
+            let known = self.known();
+            known
+                .ready(name)
+                .and_then(|volume| volume.holds.get(holder).copied())
         };
         let Some(hold) = hold else {
             return Ok(Done::AlreadySo);
@@ -403,14 +425,14 @@ impl VolumeDriver for Driver {
     }
 
     fn get(&self, name: &VolumeName) -> Result<VolumeInfo, Fault> {
-        let shelf = self.shelf();
-        let volume = shelf.ready(name).ok_or_else(|| unknown(name))?;
+        let known = self.known();
+        let volume = known.ready(name).ok_or_else(|| unknown(name))?;
         Ok(self.info(name, volume))
     }
 
     fn list(&self) -> Result<Vec<VolumeInfo>, Fault> {
-        let shelf = self.shelf();
-        let ready = shelf
+        let known = self.known();
+        let ready = known
             .volumes
             .iter()
             .filter(|(_, volume)| volume.entry.phase == Phase::Ready);

@@ -57,11 +57,10 @@ pub(super) fn look_for_users(directory: &Path) -> io::Result<Sight> {
         };
         match mounts_of(pid, &seen) {
             Ok((namespace, mounts)) => {
-                let uses = |mount: &&Mount| mount.device == device && mount.root.starts_with(&root);
-                sight
-                    .users
-                    .extend(mounts.iter().filter(uses).map(|mount| mount.user(pid)));
-                seen.insert(namespace);
+                let is_ours = |mount: &&Mount| mount.device == device && mount.root.starts_with(&root);
+                let users = mounts.iter().filter(is_ours).map(|mount| mount.user(pid));
+                sight.users.extend(users);
+                seen.extend(namespace);
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => sight.hidden += 1,
             // The process ended while it was looked at; if others share its namespace they come too.
@@ -72,10 +71,12 @@ pub(super) fn look_for_users(directory: &Path) -> io::Result<Sight> {
 }
 
 /// The mount namespace of a process and its mounts; no mounts if the namespace was seen before.
-fn mounts_of(pid: i32, seen: &BTreeSet<PathBuf>) -> io::Result<(PathBuf, Vec<Mount>)> {
-    let namespace = std::fs::read_link(format!("/proc/{pid}/ns/mnt"))?;
-    if seen.contains(&namespace) {
-        return Ok((namespace, Vec::new()));
+fn mounts_of(pid: i32, seen: &BTreeSet<PathBuf>) -> io::Result<(Option<PathBuf>, Vec<Mount>)> {
+    // The kernel shows the mounts of a process with more capabilities than ours, but not the name of
+    // its namespace. Then it is looked through once more.
+    let namespace = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    if namespace.as_ref().is_some_and(|name| seen.contains(name)) {
+        return Ok((None, Vec::new()));
     }
     let text = std::fs::read(format!("/proc/{pid}/mountinfo"))?;
     Ok((namespace, parse(&text)))
