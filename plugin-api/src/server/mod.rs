@@ -20,9 +20,8 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::EnginePeer;
 use crate::graph::GraphPlugin;
@@ -95,41 +94,43 @@ async fn serve_socket(
     listener: UnixListener,
     bound: Bound,
     plugin: Plugin,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
     grace: Duration,
 ) {
     let plugin = Arc::new(plugin);
-    let graceful = GracefulShutdown::new();
+    // Every connection keeps a sender; when all are gone, so are the connections.
+    let (open, mut all_closed) = mpsc::channel::<()>(1);
+    let spawn = |stream| spawn_connection(stream, Arc::clone(&plugin), stopped.clone(), open.clone());
+    let mut stop = stopped.clone();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => spawn_connection(stream, Arc::clone(&plugin), graceful.watcher(), None),
+                Ok((stream, _)) => spawn(stream),
                 Err(error) => pause_after(&error).await,
             },
-            () = stopping(&mut stopped) => break,
+            () = stopping(&mut stop) => break,
         }
     }
     // Nobody finds the socket any more, or systemd keeps it: what waits in our queue is still ours.
     bound.retire();
     if bound.is_ours() {
         while let Some(stream) = queued(&bound) {
-            spawn_connection(
-                stream,
-                Arc::clone(&plugin),
-                graceful.watcher(),
-                Some(FIRST_REQUEST),
-            );
+            spawn(stream);
         }
     }
     drop(listener);
-    // A connection that was just made may not have written its request yet.
-    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+    drop(open);
+    if tokio::time::timeout(grace, all_closed.recv()).await.is_err() {
         tracing::warn!(socket = %bound.path().display(), "requests still under way are left behind");
     }
 }
 
-/// How long a connection taken while draining may take to write its request.
+/// How long a connection may take to write its first request once we are stopping.
 const FIRST_REQUEST: Duration = Duration::from_millis(200);
+
+/// How long a connection that was served before is still listened to once we are stopping: a request
+/// that is already in its socket is read and answered.
+const LAST_REQUEST: Duration = Duration::from_millis(5);
 
 /// Out of file descriptors, most likely: do not spin.
 async fn pause_after(error: &io::Error) {
@@ -149,25 +150,48 @@ fn queued(bound: &Bound) -> Option<UnixStream> {
     UnixStream::from_std(stream).ok()
 }
 
-fn spawn_connection(stream: UnixStream, plugin: Arc<Plugin>, watcher: Watcher, settle: Option<Duration>) {
+fn spawn_connection(
+    stream: UnixStream,
+    plugin: Arc<Plugin>,
+    mut stopped: watch::Receiver<bool>,
+    open: mpsc::Sender<()>,
+) {
     let peer = EnginePeer {
         pid: stream.peer_cred().ok().and_then(|cred| cred.pid()),
     };
     tokio::spawn(async move {
-        if let Some(settle) = settle {
-            let _ = tokio::time::timeout(settle, stream.readable()).await;
-        }
+        let (asked, mut was_asked) = watch::channel(false);
         let service = service_fn(move |request: Request<Incoming>| {
             let plugin = Arc::clone(&plugin);
+            asked.send_replace(true);
             async move { Ok::<_, std::convert::Infallible>(dispatch::answer(plugin, peer, request).await) }
         });
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(None)
             .max_buf_size(64 << 10);
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = watcher.watch(connection).await {
+        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+        let outcome = tokio::select! {
+            outcome = connection.as_mut() => outcome,
+            () = settled(&mut stopped, &mut was_asked) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = outcome {
             tracing::debug!(%error, "a connection broke");
         }
+        drop(open);
     });
+}
+
+/// Ends when the server stops and the connection has had its chance to say what it came for.
+async fn settled(stopped: &mut watch::Receiver<bool>, was_asked: &mut watch::Receiver<bool>) {
+    stopping(stopped).await;
+    if *was_asked.borrow() {
+        tokio::time::sleep(LAST_REQUEST).await;
+        return;
+    }
+    let asked = was_asked.wait_for(|asked| *asked);
+    let _ = tokio::time::timeout(FIRST_REQUEST, asked).await;
 }
