@@ -3,13 +3,16 @@
 use serde_json::json;
 
 use crate::requires;
-use crate::world::{Dockerd, Longshore, World, eventually};
+use crate::world::{ALL, Dockerd, Longshore, World, eventually};
 
 /// What every container of these tests is started with: gone at once when told to stop.
 const RUN: [&str; 4] = ["run", "-d", "--stop-signal", "KILL"];
 
 /// The length of a container's life, if nobody ends it.
 const LONG: [&str; 3] = ["box:1", "sleep", "100000"];
+
+/// The kinds of drivers that a network needs.
+const NET: [&str; 2] = ["network", "ipam"];
 
 /// An engine and longshore beside it.
 struct Ship<'w> {
@@ -20,8 +23,8 @@ struct Ship<'w> {
 
 impl<'w> Ship<'w> {
     /// Starts both; what is there when neither has been asked for anything may stay.
-    fn launch(world: &'w World, storage: &'static str) -> Self {
-        let longshore = Longshore::start(world);
+    fn launch(world: &'w World, kinds: &[&str], storage: &'static str) -> Self {
+        let longshore = Longshore::start(world, kinds);
         let docker = Dockerd::start(world, storage);
         world.remember();
         docker.import();
@@ -104,7 +107,7 @@ impl<'w> Ship<'w> {
 fn the_whole_voyage_leaves_nothing_behind() {
     requires!("dockerd", "busybox");
     let world = World::new("voyage");
-    let mut ship = Ship::launch(&world, "longshore");
+    let mut ship = Ship::launch(&world, &ALL, "longshore");
     ship.make_network("sea", "10.77.0.0/24");
     ship.make_volume("hold");
     let web = [
@@ -268,7 +271,7 @@ fn all_is_well(ship: &Ship<'_>) {
 fn a_volume_outlives_its_containers_and_a_killed_engine() {
     requires!("dockerd", "busybox");
     let world = World::new("volume");
-    let mut ship = Ship::launch(&world, "overlay2");
+    let mut ship = Ship::launch(&world, &["volume"], "overlay2");
     ship.make_volume("hold");
     let run = ["run", "--rm", "--network", "none", "-v", "hold:/d", "box:1"];
     ship.ok(&[&run[..], &["sh", "-c", "echo one > /d/file"]].concat());
@@ -300,7 +303,7 @@ fn a_volume_outlives_its_containers_and_a_killed_engine() {
 fn containers_of_a_network_meet_on_an_engine_with_its_own_storage() {
     requires!("dockerd", "busybox");
     let world = World::new("network");
-    let mut ship = Ship::launch(&world, "vfs");
+    let mut ship = Ship::launch(&world, &NET, "vfs");
     ship.make_network("sea", "10.77.0.0/24");
     let web = ["--name", "web", "--network", "sea", "-p", "8080:80"];
     ship.run(&[&web[..], &["box:1", "httpd", "-f", "-p", "80", "-h", "/etc"]].concat());
@@ -324,7 +327,7 @@ fn containers_of_a_network_meet_on_an_engine_with_its_own_storage() {
 fn containers_go_on_while_a_live_restoring_engine_restarts() {
     requires!("dockerd", "busybox");
     let world = World::new("live");
-    let longshore = Longshore::start(&world);
+    let longshore = Longshore::start(&world, &ALL);
     let docker = Dockerd::start_with(&world, "longshore", &["--live-restore"]);
     world.remember();
     docker.import();
@@ -368,7 +371,7 @@ fn containers_go_on_while_a_live_restoring_engine_restarts() {
 fn layers_are_shared_and_removed_one_by_one() {
     requires!("dockerd", "busybox");
     let world = World::new("layers");
-    let ship = Ship::launch(&world, "longshore");
+    let ship = Ship::launch(&world, &["graph"], "longshore");
     let mut image = "box:1".to_owned();
     for day in 1..=6 {
         let (name, next) = (format!("day{day}"), format!("log:{day}"));
@@ -412,7 +415,7 @@ fn says(sentence: &str, words: &[&str]) {
 fn refusals_say_what_was_tried_on_what_and_why() {
     requires!("dockerd", "busybox");
     let world = World::new("refusals");
-    let ship = Ship::launch(&world, "overlay2");
+    let ship = Ship::launch(&world, &ALL, "overlay2");
     let refused = |words: &[&str]| ship.docker.docker(words).refused();
 
     let create = ["volume", "create", "-d", "longshore"];
@@ -465,7 +468,7 @@ fn refusals_say_what_was_tried_on_what_and_why() {
 fn a_port_that_is_taken_is_refused_by_its_number() {
     requires!("dockerd", "busybox");
     let world = World::new("port");
-    let ship = Ship::launch(&world, "overlay2");
+    let ship = Ship::launch(&world, &NET, "overlay2");
     ship.make_network("sea", "10.77.0.0/24");
     let first = ["--name", "first", "--network", "sea", "-p", "8080:80"];
     ship.run(&[&first[..], &LONG].concat());

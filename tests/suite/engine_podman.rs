@@ -7,7 +7,7 @@ use crate::world::{Longshore, Podman, World};
 fn volumes_of_podman_are_written_copied_and_pruned() {
     requires!("podman", "busybox");
     let world = World::new("podman");
-    let mut longshore = Longshore::start(&world);
+    let mut longshore = Longshore::start(&world, &["volume"]);
     let podman = Podman::new(&world);
     podman.import();
     world.remember();
@@ -48,7 +48,7 @@ fn volumes_of_podman_are_written_copied_and_pruned() {
 fn a_wrong_option_reaches_the_user_of_podman_as_a_sentence() {
     requires!("podman", "busybox");
     let world = World::new("podman-option");
-    let mut longshore = Longshore::start(&world);
+    let mut longshore = Longshore::start(&world, &["volume"]);
     let podman = Podman::new(&world);
     let words = [
         "volume",

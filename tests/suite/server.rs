@@ -11,13 +11,13 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::requires;
-use crate::world::{Longshore, World, call, configure, eventually, raw, run, words};
+use crate::world::{ALL, Longshore, World, call, configure, eventually, raw, run, words};
 
 #[test]
 fn a_socket_file_of_a_killed_longshore_is_replaced() {
     requires!("ps");
     let world = World::new("stale");
-    let mut longshore = Longshore::start(&world);
+    let mut longshore = Longshore::start(&world, &["volume"]);
     longshore.kill();
     assert!(longshore.socket().exists(), "a kill leaves the file");
     call(&longshore.socket(), "Plugin.Activate", "").unwrap_err();
@@ -30,7 +30,7 @@ fn a_socket_file_of_a_killed_longshore_is_replaced() {
 fn a_socket_on_which_somebody_answers_is_not_taken() {
     requires!("ps");
     let world = World::new("taken");
-    configure(&world);
+    configure(&world, &["volume"]);
     let path = world.plugins().join("longshore.sock");
     let other = UnixListener::bind(&path).unwrap();
     let sentence = run(&world).refused();
@@ -43,7 +43,7 @@ fn a_socket_on_which_somebody_answers_is_not_taken() {
 fn a_second_longshore_is_refused_and_the_first_goes_on() {
     requires!("ps");
     let world = World::new("second");
-    let mut longshore = Longshore::start(&world);
+    let mut longshore = Longshore::start(&world, &["volume"]);
     let sentence = run(&world).refused();
     let state = world.text("state");
     let named = sentence.contains(&state) || sentence.contains("longshore.sock");
@@ -57,7 +57,7 @@ fn a_second_longshore_is_refused_and_the_first_goes_on() {
 fn sockets_are_for_their_owner_only() {
     requires!("ps");
     let world = World::new("mode");
-    let mut longshore = Longshore::start(&world);
+    let mut longshore = Longshore::start(&world, &["volume"]);
     let mode = fs::metadata(longshore.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600, "mode {mode:o}");
     longshore.stop();
@@ -67,7 +67,7 @@ fn sockets_are_for_their_owner_only() {
 fn one_socket_announces_all_subsystems() {
     requires!("ps");
     let world = World::new("announce");
-    let mut longshore = Longshore::start(&world);
+    let mut longshore = Longshore::start(&world, &ALL);
     let reply = longshore.call("Plugin.Activate", &json!({})).ok();
     let mut names: Vec<&str> = reply["Implements"]
         .as_array()
@@ -87,7 +87,7 @@ fn one_socket_announces_all_subsystems() {
 fn an_unknown_verb_is_not_found() {
     requires!("ps");
     let world = World::new("verb");
-    let mut longshore = Longshore::start(&world);
+    let mut longshore = Longshore::start(&world, &["volume"]);
     for verb in ["VolumeDriver.Sink", "Nonsense", "LogDriver.StartLogging", ""] {
         let reply = longshore.call(verb, &json!({}));
         assert_eq!(reply.status, 404, "{verb:?}: {reply:?}");
@@ -181,7 +181,7 @@ const LAYER_VERBS: [&str; 3] = [
 fn hostile_requests_are_answered_with_a_sentence_and_change_nothing() {
     requires!("ps");
     let world = World::new("hostile");
-    let mut longshore = Longshore::start(&world);
+    let mut longshore = Longshore::start(&world, &ALL);
     world.remember();
     for (verb, body) in hostile() {
         let reply = call(&longshore.socket(), verb, &body).unwrap();
@@ -206,7 +206,7 @@ fn hostile_requests_are_answered_with_a_sentence_and_change_nothing() {
 fn requests_too_large_or_unfinished_are_cut_off_and_others_served() {
     requires!("ps");
     let world = World::new("large");
-    let mut longshore = Longshore::start(&world);
+    let mut longshore = Longshore::start(&world, &["volume"]);
     let huge = json!({ "Name": "hold", "Opts": { "o": "x".repeat(64 << 20) } }).to_string();
     match call(&longshore.socket(), "VolumeDriver.Create", &huge) {
         Ok(reply) => assert!(reply.status >= 400, "{}", reply.status),
@@ -258,7 +258,7 @@ fn load(socket: &Path, stop: &AtomicBool, served: &AtomicUsize) {
 fn a_restart_under_load_refuses_nobody_with_an_activated_socket() {
     requires!("ps");
     let world = World::new("activated");
-    configure(&world);
+    configure(&world, &["volume"]);
     let socket = world.plugins().join("longshore.sock");
     let listener = UnixListener::bind(&socket).unwrap();
     let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -315,7 +315,7 @@ fn a_mistake_in_the_configuration_is_named() {
 fn a_stop_leaves_what_containers_hold() {
     requires!("ps");
     let world = World::new("hold");
-    let mut longshore = Longshore::start(&world);
+    let mut longshore = Longshore::start(&world, &["volume"]);
     world.remember();
     let hold = json!({ "Name": "hold", "ID": "aa" });
     longshore.call("VolumeDriver.Create", &hold).ok();

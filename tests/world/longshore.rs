@@ -1,5 +1,6 @@
 //! The real `longshore serve` in a world.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
@@ -7,22 +8,22 @@ use super::World;
 use super::command::{Out, Process, eventually};
 use super::http::{Reply, call};
 
-/// A running `longshore serve` with one graph, network, IPAM and volume driver, all named `longshore`.
+/// A running `longshore serve` with drivers that are all named `longshore`.
 pub(crate) struct Longshore<'w> {
     world: &'w World,
     process: Option<Process>,
 }
 
 impl<'w> Longshore<'w> {
-    /// Writes a configuration and starts; returns when the socket answers.
-    pub(crate) fn start(world: &'w World) -> Self {
-        configure(world);
+    /// Writes a configuration of `kinds` of drivers and starts; returns when the socket answers.
+    pub(crate) fn start(world: &'w World, kinds: &[&str]) -> Self {
+        configure(world, kinds);
         let mut longshore = Self { world, process: None };
         longshore.again();
         longshore
     }
 
-    /// The socket on which all four subsystems answer.
+    /// The socket on which all its drivers answer.
     pub(crate) fn socket(&self) -> PathBuf {
         self.world.plugins().join("longshore.sock")
     }
@@ -36,8 +37,9 @@ impl<'w> Longshore<'w> {
             let process = self.process.as_mut().expect("it was just started");
             let ended = process.ended();
             assert!(ended.is_none(), "{ended:?}\n{}", process.log());
-            let reply = call(&socket, "Plugin.Activate", "").ok()?;
-            (reply.status == 200).then_some(())
+            // Not `Plugin.Activate`: that says that a new engine has come.
+            let reply = call(&socket, "Hello", "").ok()?;
+            (reply.status == 404).then_some(())
         });
     }
 
@@ -62,17 +64,24 @@ impl<'w> Longshore<'w> {
     }
 }
 
-/// Writes `longshore.toml`.
-pub(crate) fn configure(world: &World) {
-    let state = world.text("state");
-    let text = format!(
-        "state = {state:?}\nsockets = \"{}\"\n\n\
-         [graph.longshore]\ndriver = \"overlay\"\n\n\
-         [network.longshore]\ndriver = \"bridge\"\n\n\
-         [ipam.longshore]\ndriver = \"local\"\n\n\
-         [volume.longshore]\ndriver = \"local\"\n",
-        world.plugins().display()
-    );
+/// Each kind of driver and the one that serves it.
+const DRIVERS: [(&str, &str); 4] = [
+    ("graph", "overlay"),
+    ("network", "bridge"),
+    ("ipam", "local"),
+    ("volume", "local"),
+];
+
+/// Every kind of driver.
+pub(crate) const ALL: [&str; 4] = ["graph", "network", "ipam", "volume"];
+
+/// Writes `longshore.toml` with a driver named `longshore` of each of `kinds`.
+pub(crate) fn configure(world: &World, kinds: &[&str]) {
+    let (state, sockets) = (world.text("state"), world.plugins());
+    let mut text = format!("state = {state:?}\nsockets = \"{}\"\n", sockets.display());
+    for (kind, driver) in DRIVERS.iter().filter(|(kind, _)| kinds.contains(kind)) {
+        let _ = writeln!(text, "\n[{kind}.longshore]\ndriver = {driver:?}");
+    }
     fs::write(world.path("longshore.toml"), text).unwrap();
 }
 

@@ -22,7 +22,7 @@ pub(crate) use command::{Process, eventually};
 pub(crate) use dockerd::Dockerd;
 pub(crate) use http::{call, raw};
 pub(crate) use image::busybox;
-pub(crate) use longshore::{Longshore, configure, run, words};
+pub(crate) use longshore::{ALL, Longshore, configure, run, words};
 pub(crate) use namespaces::World;
 pub(crate) use podman::Podman;
 pub(crate) use require::have;
