@@ -1,0 +1,1 @@
+//! What engines rely on in the bytes.
