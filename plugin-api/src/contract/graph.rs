@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Context, Failure, Report, Subject, Verdict, ensure, fresh_hex, suite};
+use crate::Options;
 use crate::fault::FaultKind::{AlreadyExists, InUse, Invalid, NotFound};
 use crate::graph::{Change, ChangeKind, GraphInit, GraphPlugin, NewLayer};
 use crate::id::LayerId;
-use crate::Options;
 
 /// A driver as this suite holds it.
 pub type Driver = Arc<dyn GraphPlugin>;
@@ -71,7 +71,10 @@ pub fn check(subject: &Subject<'_, dyn GraphPlugin>) -> Vec<Report> {
 
 fn init(ctx: &Ctx<'_>) -> Verdict {
     let home = ctx.home().to_path_buf();
-    ctx.driver().init(&GraphInit { home, ..GraphInit::default() })?;
+    ctx.driver().init(&GraphInit {
+        home,
+        ..GraphInit::default()
+    })?;
     Ok(())
 }
 
@@ -94,12 +97,20 @@ fn remove_at_end(ctx: &Ctx<'_>, id: &LayerId) {
 
 fn layer(id: &LayerId, parent: Option<&LayerId>) -> NewLayer {
     let (id, parent) = (id.clone(), parent.cloned());
-    NewLayer { id, parent, mount_label: String::new(), options: Options::new() }
+    NewLayer {
+        id,
+        parent,
+        mount_label: String::new(),
+        options: Options::new(),
+    }
 }
 
 fn image(ctx: &Ctx<'_>, parent: Option<&LayerId>) -> Result<LayerId, Failure> {
     let id = fresh(ctx);
-    ctx.changed(ctx.driver().create(&layer(&id, parent)), "create of an image layer")?;
+    ctx.changed(
+        ctx.driver().create(&layer(&id, parent)),
+        "create of an image layer",
+    )?;
     Ok(id)
 }
 
@@ -181,8 +192,15 @@ impl Archive {
 }
 
 fn base() -> Vec<u8> {
-    let archive = Archive::new().dir("etc/").file("etc/passwd", b"root").file("etc/hosts", b"127.0.0.1");
-    let archive = archive.dir("var/").dir("var/log/").file("var/log/one", b"1").file("var/log/two", b"22");
+    let archive = Archive::new()
+        .dir("etc/")
+        .file("etc/passwd", b"root")
+        .file("etc/hosts", b"127.0.0.1");
+    let archive = archive
+        .dir("var/")
+        .dir("var/log/")
+        .file("var/log/one", b"1")
+        .file("var/log/two", b"22");
     archive.dir("srv/").file("srv/data", b"data").bytes()
 }
 
@@ -208,9 +226,14 @@ fn tree(root: &Path) -> Result<BTreeMap<String, Node>, Failure> {
                 todo.push((entry.path(), path.clone()));
                 Node::Dir { mode }
             } else if meta.is_symlink() {
-                Node::Link { target: fs::read_link(entry.path())? }
+                Node::Link {
+                    target: fs::read_link(entry.path())?,
+                }
             } else if meta.is_file() {
-                Node::File { mode, content: fs::read(entry.path())? }
+                Node::File {
+                    mode,
+                    content: fs::read(entry.path())?,
+                }
             } else {
                 Node::Other
             };
@@ -227,7 +250,11 @@ fn tree_of(ctx: &Ctx<'_>, id: &LayerId) -> Result<BTreeMap<String, Node>, Failur
 fn has(ctx: &Ctx<'_>, id: &LayerId, present: &[&str], absent: &[&str]) -> Verdict {
     let tree = tree_of(ctx, id)?;
     for path in present {
-        ensure!(tree.contains_key(*path), "{path} is missing; there are {:?}", tree.keys());
+        ensure!(
+            tree.contains_key(*path),
+            "{path} is missing; there are {:?}",
+            tree.keys()
+        );
     }
     for path in absent {
         ensure!(!tree.contains_key(*path), "{path} is there and should not be");
@@ -272,7 +299,11 @@ fn status_and_metadata_answer(ctx: &Ctx<'_>) -> Verdict {
     let id = image(ctx, None)?;
     ctx.driver().metadata(&id)?;
     let unknown = fresh(ctx);
-    ctx.refused(ctx.driver().metadata(&unknown), NotFound, "metadata of an unknown layer")
+    ctx.refused(
+        ctx.driver().metadata(&unknown),
+        NotFound,
+        "metadata of an unknown layer",
+    )
 }
 
 fn exists_is_false_for_an_unknown_layer(ctx: &Ctx<'_>) -> Verdict {
@@ -291,7 +322,11 @@ fn a_new_layer_is_an_empty_directory(ctx: &Ctx<'_>) -> Verdict {
         ensure!(dir.is_absolute(), "{} is not absolute", dir.display());
         let meta = fs::metadata(dir)?;
         ensure!(meta.is_dir(), "{} is no directory", dir.display());
-        ensure!(meta.mode() & 0o7777 == 0o755, "its mode is {:o}", meta.mode() & 0o7777);
+        ensure!(
+            meta.mode() & 0o7777 == 0o755,
+            "its mode is {:o}",
+            meta.mode() & 0o7777
+        );
         let entries = fs::read_dir(dir)?.count();
         ensure!(entries == 0, "it holds {entries} entries");
         Ok(())
@@ -301,7 +336,10 @@ fn a_new_layer_is_an_empty_directory(ctx: &Ctx<'_>) -> Verdict {
 fn create_twice_is_already_so(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     let below = image(ctx, None)?;
-    ctx.already_so(ctx.driver().create(&layer(&below, None)), "the second create of an image layer")?;
+    ctx.already_so(
+        ctx.driver().create(&layer(&below, None)),
+        "the second create of an image layer",
+    )?;
     let id = container(ctx, &below)?;
     let again = ctx.driver().create_read_write(&layer(&id, Some(&below)));
     ctx.already_so(again, "the second create of a container's layer")
@@ -318,7 +356,11 @@ fn create_over_another_parent_is_refused(ctx: &Ctx<'_>) -> Verdict {
 fn create_over_a_missing_parent_is_refused(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     let (unknown, id) = (fresh(ctx), fresh(ctx));
-    ctx.refused(ctx.driver().create(&layer(&id, Some(&unknown))), NotFound, "a layer over a missing parent")?;
+    ctx.refused(
+        ctx.driver().create(&layer(&id, Some(&unknown))),
+        NotFound,
+        "a layer over a missing parent",
+    )?;
     ensure!(!ctx.driver().exists(&id)?, "the layer that was refused exists");
     Ok(())
 }
@@ -328,7 +370,11 @@ fn an_unknown_storage_option_makes_nothing(ctx: &Ctx<'_>) -> Verdict {
     let (below, id) = (image(ctx, None)?, fresh(ctx));
     let mut spec = layer(&id, Some(&below));
     spec.options.insert("no-such-option-anywhere".into(), "1".into());
-    ctx.refused(ctx.driver().create_read_write(&spec), Invalid, "a layer with an unknown option")?;
+    ctx.refused(
+        ctx.driver().create_read_write(&spec),
+        Invalid,
+        "a layer with an unknown option",
+    )?;
     ensure!(!ctx.driver().exists(&id)?, "the layer that was refused exists");
     Ok(())
 }
@@ -341,9 +387,15 @@ fn a_container_has_an_init_layer_of_its_own(ctx: &Ctx<'_>) -> Verdict {
     let second = LayerId::new(hex).expect("plain characters");
     remove_at_end(ctx, &first);
     remove_at_end(ctx, &second);
-    ctx.changed(ctx.driver().create_read_write(&layer(&first, Some(&below))), "create of ID-init")?;
+    ctx.changed(
+        ctx.driver().create_read_write(&layer(&first, Some(&below))),
+        "create of ID-init",
+    )?;
     within(ctx, &first, |dir| Ok(fs::write(dir.join("etc/hostname"), b"")?))?;
-    ctx.changed(ctx.driver().create_read_write(&layer(&second, Some(&first))), "create of ID")?;
+    ctx.changed(
+        ctx.driver().create_read_write(&layer(&second, Some(&first))),
+        "create of ID",
+    )?;
     has(ctx, &second, &["/etc/hostname", "/etc/passwd"], &[])?;
     ctx.changed(ctx.driver().remove(&second), "remove of ID")?;
     ctx.changed(ctx.driver().remove(&first), "remove of ID-init")
@@ -354,7 +406,11 @@ fn a_container_has_an_init_layer_of_its_own(ctx: &Ctx<'_>) -> Verdict {
 fn get_of_an_unknown_layer_is_refused(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     let unknown = fresh(ctx);
-    ctx.refused(ctx.driver().get(&unknown, ""), NotFound, "get of an unknown layer")?;
+    ctx.refused(
+        ctx.driver().get(&unknown, ""),
+        NotFound,
+        "get of an unknown layer",
+    )?;
     ensure!(!ctx.driver().exists(&unknown)?, "a get made the layer");
     Ok(())
 }
@@ -365,10 +421,22 @@ fn gets_are_counted(ctx: &Ctx<'_>) -> Verdict {
     let id = container(ctx, &below)?;
     let first = ctx.driver().get(&id, "")?;
     let second = ctx.driver().get(&id, "")?;
-    ensure!(first == second, "first {}, then {}", first.display(), second.display());
+    ensure!(
+        first == second,
+        "first {}, then {}",
+        first.display(),
+        second.display()
+    );
     ctx.changed(ctx.driver().put(&id), "the first put")?;
-    ensure!(first.join("etc/passwd").is_file(), "one of two puts took the files away");
-    ctx.refused(ctx.driver().remove(&id), InUse, "remove after two gets and one put")?;
+    ensure!(
+        first.join("etc/passwd").is_file(),
+        "one of two puts took the files away"
+    );
+    ctx.refused(
+        ctx.driver().remove(&id),
+        InUse,
+        "remove after two gets and one put",
+    )?;
     ctx.changed(ctx.driver().put(&id), "the second put")?;
     ctx.changed(ctx.driver().remove(&id), "remove after two gets and two puts")
 }
@@ -380,12 +448,22 @@ fn concurrent_gets_count(ctx: &Ctx<'_>) -> Verdict {
     for dir in super::at_once(8, |_| ctx.driver().get(&id, "")) {
         dirs.push(dir?);
     }
-    ensure!(dirs.iter().all(|dir| *dir == dirs[0]), "concurrent gets gave {dirs:?}");
+    ensure!(
+        dirs.iter().all(|dir| *dir == dirs[0]),
+        "concurrent gets gave {dirs:?}"
+    );
     for put in super::at_once(7, |_| ctx.driver().put(&id)) {
         ctx.changed(put, "a concurrent put")?;
     }
-    ensure!(dirs[0].join("etc/passwd").is_file(), "seven of eight puts took the files away");
-    ctx.refused(ctx.driver().remove(&id), InUse, "remove after eight gets and seven puts")?;
+    ensure!(
+        dirs[0].join("etc/passwd").is_file(),
+        "seven of eight puts took the files away"
+    );
+    ctx.refused(
+        ctx.driver().remove(&id),
+        InUse,
+        "remove after eight gets and seven puts",
+    )?;
     ctx.changed(ctx.driver().put(&id), "the last put")?;
     ctx.changed(ctx.driver().remove(&id), "remove after eight gets and eight puts")
 }
@@ -407,7 +485,10 @@ fn init_voids_holds(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     // Live-restore: the new engine gets the layer of the running container once more.
     let dir = ctx.driver().get(&id, "")?;
-    ensure!(dir.join("etc/passwd").is_file(), "the running container's files are gone");
+    ensure!(
+        dir.join("etc/passwd").is_file(),
+        "the running container's files are gone"
+    );
     ctx.changed(ctx.driver().put(&id), "the new engine's only put")?;
     ctx.changed(ctx.driver().remove(&id), "remove after the new engine's only put")
 }
@@ -425,8 +506,15 @@ fn layers_survive_a_restart_of_the_driver(ctx: &Ctx<'_>) -> Verdict {
     ctx.restart()?;
     init(ctx)?;
     has(ctx, &id, &["/etc/passwd", "/opt/tool"], &["/etc/hosts"])?;
-    ctx.already_so(ctx.driver().create(&layer(&below, None)), "create after the restart")?;
-    ctx.refused(ctx.driver().remove(&below), InUse, "remove of the parent after the restart")
+    ctx.already_so(
+        ctx.driver().create(&layer(&below, None)),
+        "create after the restart",
+    )?;
+    ctx.refused(
+        ctx.driver().remove(&below),
+        InUse,
+        "remove of the parent after the restart",
+    )
 }
 
 // === remove ===
@@ -442,7 +530,10 @@ fn remove_of_a_held_layer_is_refused(ctx: &Ctx<'_>) -> Verdict {
     let id = image_of(ctx, None, &base())?;
     let dir = ctx.driver().get(&id, "")?;
     ctx.refused(ctx.driver().remove(&id), InUse, "remove of a held layer")?;
-    ensure!(dir.join("etc/passwd").is_file(), "the refused remove took the files away");
+    ensure!(
+        dir.join("etc/passwd").is_file(),
+        "the refused remove took the files away"
+    );
     ctx.driver().put(&id)?;
     Ok(())
 }
@@ -451,10 +542,17 @@ fn remove_of_a_parent_is_refused(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     let below = image_of(ctx, None, &base())?;
     let id = image(ctx, Some(&below))?;
-    ctx.refused(ctx.driver().remove(&below), InUse, "remove of a layer with a child")?;
+    ctx.refused(
+        ctx.driver().remove(&below),
+        InUse,
+        "remove of a layer with a child",
+    )?;
     has(ctx, &id, &["/etc/passwd"], &[])?;
     ctx.changed(ctx.driver().remove(&id), "remove of the child")?;
-    ctx.changed(ctx.driver().remove(&below), "remove of the parent after its child")
+    ctx.changed(
+        ctx.driver().remove(&below),
+        "remove of the parent after its child",
+    )
 }
 
 fn remove_forgets_the_layer(ctx: &Ctx<'_>) -> Verdict {
@@ -471,24 +569,49 @@ fn remove_forgets_the_layer(ctx: &Ctx<'_>) -> Verdict {
 fn an_archive_is_unpacked_as_it_is(ctx: &Ctx<'_>) -> Verdict {
     use tar::EntryType::{Directory, Link, Regular, Symlink};
     init(ctx)?;
-    let archive = Archive::new().dir("usr/").entry(Directory, 0o1777, "tmp/", b"", "");
-    let archive = archive.entry(Regular, 0o4755, "usr/su", b"#!", "").file("usr/text", b"text");
+    let archive = Archive::new()
+        .dir("usr/")
+        .entry(Directory, 0o1777, "tmp/", b"", "");
+    let archive = archive
+        .entry(Regular, 0o4755, "usr/su", b"#!", "")
+        .file("usr/text", b"text");
     let archive = archive.entry(Symlink, 0o777, "usr/soft", b"", "/etc/nowhere");
-    let id = image_of(ctx, None, &archive.entry(Link, 0o644, "usr/hard", b"", "usr/text").bytes())?;
-    let text = Node::File { mode: 0o644, content: b"text".to_vec() };
+    let id = image_of(
+        ctx,
+        None,
+        &archive.entry(Link, 0o644, "usr/hard", b"", "usr/text").bytes(),
+    )?;
+    let text = Node::File {
+        mode: 0o644,
+        content: b"text".to_vec(),
+    };
     let wanted = BTreeMap::from([
         ("/tmp".to_owned(), Node::Dir { mode: 0o1777 }),
         ("/usr".to_owned(), Node::Dir { mode: 0o755 }),
         ("/usr/hard".to_owned(), text.clone()),
-        ("/usr/soft".to_owned(), Node::Link { target: "/etc/nowhere".into() }),
-        ("/usr/su".to_owned(), Node::File { mode: 0o4755, content: b"#!".to_vec() }),
+        (
+            "/usr/soft".to_owned(),
+            Node::Link {
+                target: "/etc/nowhere".into(),
+            },
+        ),
+        (
+            "/usr/su".to_owned(),
+            Node::File {
+                mode: 0o4755,
+                content: b"#!".to_vec(),
+            },
+        ),
         ("/usr/text".to_owned(), text),
     ]);
     within(ctx, &id, |dir| {
         let found = tree(dir)?;
         ensure!(found == wanted, "unpacked {found:?}, not {wanted:?}");
         let inode = |name| fs::metadata(dir.join(name)).map(|meta| meta.ino());
-        ensure!(inode("usr/hard")? == inode("usr/text")?, "the hard link became a copy");
+        ensure!(
+            inode("usr/hard")? == inode("usr/text")?,
+            "the hard link became a copy"
+        );
         Ok(())
     })
 }
@@ -500,7 +623,10 @@ fn an_applied_layer_tells_its_size(ctx: &Ctx<'_>) -> Verdict {
     let size = ctx.driver().diff_size(&below, None)?;
     ensure!(told == size, "apply told {told} bytes, diff_size {size}");
     let plain = 4 + 9 + 1 + 2 + 4;
-    ensure!(told >= plain && told < plain + 1_000_000, "{plain} bytes of content are told as {told}");
+    ensure!(
+        told >= plain && told < plain + 1_000_000,
+        "{plain} bytes of content are told as {told}"
+    );
     Ok(())
 }
 
@@ -511,15 +637,24 @@ fn an_archive_cannot_leave_the_layer(ctx: &Ctx<'_>) -> Verdict {
     let target = outside.to_string_lossy().into_owned();
     let through_link = Archive::new().entry(tar::EntryType::Symlink, 0o777, "out", b"", &target);
     let climbing = format!("../../../../../../../../../../..{target}/climbed");
-    let archives = [through_link.file("out/linked", b"x").bytes(), Archive::new().file(&climbing, b"x").bytes()];
+    let archives = [
+        through_link.file("out/linked", b"x").bytes(),
+        Archive::new().file(&climbing, b"x").bytes(),
+    ];
     for archive in archives {
         let id = image(ctx, None)?;
         // Refused or kept inside: both are safe.
         let _ = apply(ctx, &id, None, &archive);
     }
-    let written: Vec<_> = fs::read_dir(&outside)?.flatten().map(|entry| entry.file_name()).collect();
+    let written: Vec<_> = fs::read_dir(&outside)?
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
     fs::remove_dir_all(&outside)?;
-    ensure!(written.is_empty(), "an archive wrote {written:?} outside its layer");
+    ensure!(
+        written.is_empty(),
+        "an archive wrote {written:?} outside its layer"
+    );
     Ok(())
 }
 
@@ -529,11 +664,17 @@ fn a_broken_archive_is_refused(ctx: &Ctx<'_>) -> Verdict {
     let whole = Archive::new().file("large", &[7; 10_000]).bytes();
     let mut cut = &whole[..5_000];
     let answer = ctx.driver().apply_diff(&id, None, &mut cut);
-    ensure!(answer.is_err(), "an archive that ends early was taken as {answer:?} bytes");
+    ensure!(
+        answer.is_err(),
+        "an archive that ends early was taken as {answer:?} bytes"
+    );
     let id = image(ctx, None)?;
     let mut noise: &[u8] = &[b'x'; 4096];
     let answer = ctx.driver().apply_diff(&id, None, &mut noise);
-    ensure!(answer.is_err(), "what is no archive was taken as {answer:?} bytes");
+    ensure!(
+        answer.is_err(),
+        "what is no archive was taken as {answer:?} bytes"
+    );
     Ok(())
 }
 
@@ -545,10 +686,16 @@ fn a_child_shows_its_parent_and_leaves_it_alone(ctx: &Ctx<'_>) -> Verdict {
     let before = tree_of(ctx, &below)?;
     let id = container(ctx, &below)?;
     let shown = tree_of(ctx, &id)?;
-    ensure!(shown == before, "the parent has {before:?}, its child shows {shown:?}");
+    ensure!(
+        shown == before,
+        "the parent has {before:?}, its child shows {shown:?}"
+    );
     within(ctx, &id, edit)?;
     let after = tree_of(ctx, &below)?;
-    ensure!(before == after, "the child's changes reached the parent: {after:?}");
+    ensure!(
+        before == after,
+        "the child's changes reached the parent: {after:?}"
+    );
     Ok(())
 }
 
@@ -557,16 +704,24 @@ fn deep_chains_are_read_to_the_bottom(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     let mut top: Option<LayerId> = None;
     for n in 0..DEPTH {
-        let archive = Archive::new().file(&format!("layer-{n}"), b"x").file("newest", n.to_string().as_bytes());
+        let archive = Archive::new()
+            .file(&format!("layer-{n}"), b"x")
+            .file("newest", n.to_string().as_bytes());
         top = Some(image_of(ctx, top.as_ref(), &archive.bytes())?);
     }
     let top = container(ctx, &top.expect("a chain has a top"))?;
     within(ctx, &top, |dir| {
         for n in 0..DEPTH {
-            ensure!(dir.join(format!("layer-{n}")).is_file(), "layer {n} of {DEPTH} is not to be seen");
+            ensure!(
+                dir.join(format!("layer-{n}")).is_file(),
+                "layer {n} of {DEPTH} is not to be seen"
+            );
         }
         let newest = fs::read_to_string(dir.join("newest"))?;
-        ensure!(newest == (DEPTH - 1).to_string(), "the topmost file is that of layer {newest}");
+        ensure!(
+            newest == (DEPTH - 1).to_string(),
+            "the topmost file is that of layer {newest}"
+        );
         Ok(())
     })
 }
@@ -574,9 +729,19 @@ fn deep_chains_are_read_to_the_bottom(ctx: &Ctx<'_>) -> Verdict {
 fn a_whiteout_hides_the_parents_entry(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     let below = image_of(ctx, None, &base())?;
-    let archive = Archive::new().dir("etc/").file("etc/.wh.hosts", b"").dir("var/").file("var/.wh.log", b"");
+    let archive = Archive::new()
+        .dir("etc/")
+        .file("etc/.wh.hosts", b"")
+        .dir("var/")
+        .file("var/.wh.log", b"");
     let id = image_of(ctx, Some(&below), &archive.bytes())?;
-    let absent = ["/etc/hosts", "/var/log", "/var/log/one", "/etc/.wh.hosts", "/var/.wh.log"];
+    let absent = [
+        "/etc/hosts",
+        "/var/log",
+        "/var/log/one",
+        "/etc/.wh.hosts",
+        "/var/.wh.log",
+    ];
     has(ctx, &id, &["/etc/passwd", "/var", "/srv/data"], &absent)?;
     let above = container(ctx, &id)?;
     has(ctx, &above, &["/etc/passwd"], &absent)
@@ -585,7 +750,10 @@ fn a_whiteout_hides_the_parents_entry(ctx: &Ctx<'_>) -> Verdict {
 fn an_opaque_directory_hides_the_parents_entries(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     let below = image_of(ctx, None, &base())?;
-    let archive = Archive::new().dir("var/").dir("var/log/").file("var/log/.wh..wh..opq", b"");
+    let archive = Archive::new()
+        .dir("var/")
+        .dir("var/log/")
+        .file("var/log/.wh..wh..opq", b"");
     let id = image_of(ctx, Some(&below), &archive.file("var/log/three", b"333").bytes())?;
     let absent = ["/var/log/one", "/var/log/two", "/var/log/.wh..wh..opq"];
     has(ctx, &id, &["/var/log/three", "/etc/passwd"], &absent)?;
@@ -604,7 +772,10 @@ fn an_untouched_layer_has_no_changes(ctx: &Ctx<'_>) -> Verdict {
     ensure!(changes.is_empty(), "nothing was changed, but {changes:?}");
     let archive = diff(ctx, &id, Some(&below))?;
     let entries = tar::Archive::new(archive.as_slice()).entries()?.count();
-    ensure!(entries == 0, "nothing was changed, but the archive has {entries} entries");
+    ensure!(
+        entries == 0,
+        "nothing was changed, but the archive has {entries} entries"
+    );
     Ok(())
 }
 
@@ -638,8 +809,12 @@ fn changes_tell_each_kind(ctx: &Ctx<'_>) -> Verdict {
 
 fn changes_are_sorted(ctx: &Ctx<'_>) -> Verdict {
     let (below, id) = edited(ctx)?;
-    let paths: Vec<String> =
-        ctx.driver().changes(&id, Some(&below))?.into_iter().map(|change| change.path).collect();
+    let paths: Vec<String> = ctx
+        .driver()
+        .changes(&id, Some(&below))?
+        .into_iter()
+        .map(|change| change.path)
+        .collect();
     ensure!(paths.is_sorted(), "{paths:?}");
     Ok(())
 }
@@ -650,7 +825,9 @@ fn a_change_of_equal_size_is_seen(ctx: &Ctx<'_>) -> Verdict {
     let id = container(ctx, &below)?;
     within(ctx, &id, |dir| Ok(fs::write(dir.join("srv/data"), b"DATA")?))?;
     let changes = ctx.driver().changes(&id, Some(&below))?;
-    let seen = changes.iter().any(|change| change.path == "/srv/data" && change.kind == ChangeKind::Modified);
+    let seen = changes
+        .iter()
+        .any(|change| change.path == "/srv/data" && change.kind == ChangeKind::Modified);
     ensure!(seen, "four bytes became four others, but {changes:?}");
     Ok(())
 }
@@ -667,7 +844,10 @@ fn committed(ctx: &Ctx<'_>) -> Result<(LayerId, LayerId, LayerId, u64), Failure>
 fn diff_then_apply_gives_the_same_tree(ctx: &Ctx<'_>) -> Verdict {
     let (_, id, copy, _) = committed(ctx)?;
     let (wanted, found) = (tree_of(ctx, &id)?, tree_of(ctx, &copy)?);
-    ensure!(wanted == found, "the container has {wanted:?}, its commit {found:?}");
+    ensure!(
+        wanted == found,
+        "the container has {wanted:?}, its commit {found:?}"
+    );
     Ok(())
 }
 
@@ -675,7 +855,10 @@ fn diff_then_apply_gives_the_same_size(ctx: &Ctx<'_>) -> Verdict {
     let (below, id, copy, told) = committed(ctx)?;
     let source = ctx.driver().diff_size(&id, Some(&below))?;
     let size = ctx.driver().diff_size(&copy, Some(&below))?;
-    ensure!(source == size && told == size, "the container {source}, apply {told}, the commit {size} bytes");
+    ensure!(
+        source == size && told == size,
+        "the container {source}, apply {told}, the commit {size} bytes"
+    );
     Ok(())
 }
 
@@ -687,15 +870,30 @@ fn a_diff_speaks_of_deletions_as_aufs_did(ctx: &Ctx<'_>) -> Verdict {
     for entry in archive.entries()? {
         let entry = entry?;
         let kind = entry.header().entry_type();
-        ensure!(!kind.is_character_special(), "a deletion is told by a device node");
+        ensure!(
+            !kind.is_character_special(),
+            "a deletion is told by a device node"
+        );
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         ensure!(!name.starts_with('/'), "{name} is absolute");
         names.push(name.trim_start_matches("./").trim_end_matches('/').to_owned());
     }
-    for name in ["etc/.wh.hosts", "var/.wh.log", "srv/.wh.data", "etc/passwd", "opt/tool"] {
-        ensure!(names.iter().any(|found| found == name), "{name} is not among {names:?}");
+    for name in [
+        "etc/.wh.hosts",
+        "var/.wh.log",
+        "srv/.wh.data",
+        "etc/passwd",
+        "opt/tool",
+    ] {
+        ensure!(
+            names.iter().any(|found| found == name),
+            "{name} is not among {names:?}"
+        );
     }
-    ensure!(!names.iter().any(|name| name == "etc/hosts"), "a deleted file is in the archive");
+    ensure!(
+        !names.iter().any(|name| name == "etc/hosts"),
+        "a deleted file is in the archive"
+    );
     Ok(())
 }
 
@@ -705,18 +903,37 @@ fn an_exact_diff_gives_back_the_archive(ctx: &Ctx<'_>) -> Verdict {
     }
     init(ctx)?;
     let id = image_of(ctx, None, &base())?;
-    ensure!(diff(ctx, &id, None)? == base(), "the archive came back with other bytes");
+    ensure!(
+        diff(ctx, &id, None)? == base(),
+        "the archive came back with other bytes"
+    );
     Ok(())
 }
 
 fn questions_about_an_unknown_layer_are_refused(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     let id = fresh(ctx);
-    ctx.refused(ctx.driver().changes(&id, None), NotFound, "changes of an unknown layer")?;
-    ctx.refused(ctx.driver().diff_size(&id, None), NotFound, "diff_size of an unknown layer")?;
-    ctx.refused(ctx.driver().diff(&id, None, &mut Vec::new()), NotFound, "diff of an unknown layer")?;
+    ctx.refused(
+        ctx.driver().changes(&id, None),
+        NotFound,
+        "changes of an unknown layer",
+    )?;
+    ctx.refused(
+        ctx.driver().diff_size(&id, None),
+        NotFound,
+        "diff_size of an unknown layer",
+    )?;
+    ctx.refused(
+        ctx.driver().diff(&id, None, &mut Vec::new()),
+        NotFound,
+        "diff of an unknown layer",
+    )?;
     let mut archive: &[u8] = &base();
-    ctx.refused(ctx.driver().apply_diff(&id, None, &mut archive), NotFound, "apply to an unknown layer")
+    ctx.refused(
+        ctx.driver().apply_diff(&id, None, &mut archive),
+        NotFound,
+        "apply to an unknown layer",
+    )
 }
 
 // === at once ===
@@ -759,7 +976,9 @@ fn concurrent_siblings_do_not_meet(ctx: &Ctx<'_>) -> Verdict {
                 fs::File::create_new(dir.join(&own))?.write_all(b"x")?;
                 let mut text = String::new();
                 fs::File::open(dir.join("etc/passwd"))?.read_to_string(&mut text)?;
-                let strange = tree(dir)?.into_keys().find(|path| path.starts_with("/own-") && path[1..] != own);
+                let strange = tree(dir)?
+                    .into_keys()
+                    .find(|path| path.starts_with("/own-") && path[1..] != own);
                 ensure!(strange.is_none(), "a sibling's file is here: {strange:?}");
                 Ok(())
             })?;

@@ -74,13 +74,21 @@ fn somewhere(prefix: u8) -> Ipv4Net {
 
 fn somewhere_v6() -> IpNet {
     let bits = u128::from(unique() >> 8) << 64 | 0xfd_u128 << 120;
-    Ipv6Net::new(Ipv6Addr::from(bits), 64).expect("a prefix up to 128").into()
+    Ipv6Net::new(Ipv6Addr::from(bits), 64)
+        .expect("a prefix up to 128")
+        .into()
 }
 
 fn wish(space: AddressSpace, pool: Option<IpNet>) -> PoolRequest {
     let (sub_pool, options) = (None, crate::Options::new());
     let v6 = matches!(pool, Some(IpNet::V6(_)));
-    PoolRequest { space, pool, sub_pool, options, v6 }
+    PoolRequest {
+        space,
+        pool,
+        sub_pool,
+        options,
+        v6,
+    }
 }
 
 fn ask(ctx: &Ctx<'_>, request: &PoolRequest) -> Result<PoolLease, Fault> {
@@ -102,7 +110,9 @@ fn pool_like(ctx: &Ctx<'_>, shape: impl Fn() -> PoolRequest) -> Result<PoolLease
         }
     }
     let text = last.map(|fault| fault.sentence()).unwrap_or_default();
-    Err(Failure::new(format!("8 subnets at random were refused, the last: {text}")))
+    Err(Failure::new(format!(
+        "8 subnets at random were refused, the last: {text}"
+    )))
 }
 
 fn pool(ctx: &Ctx<'_>, prefix: u8) -> Result<PoolLease, Failure> {
@@ -112,7 +122,13 @@ fn pool(ctx: &Ctx<'_>, prefix: u8) -> Result<PoolLease, Failure> {
 
 fn request(pool: &PoolId, address: Option<IpAddr>, purpose: AddressPurpose) -> AddressRequest {
     let pool = pool.clone();
-    AddressRequest { pool, address, purpose, mac: None, serial: false }
+    AddressRequest {
+        pool,
+        address,
+        purpose,
+        mac: None,
+        serial: false,
+    }
 }
 
 fn any(ctx: &Ctx<'_>, pool: &PoolId) -> Result<AddressLease, Fault> {
@@ -164,7 +180,10 @@ fn drain(ctx: &Ctx<'_>, pool: &PoolId, limit: usize) -> Result<Vec<IpAddr>, Fail
                 return Ok(taken);
             }
         }
-        ensure!(taken.len() <= limit, "more than {limit} addresses were given: {taken:?}");
+        ensure!(
+            taken.len() <= limit,
+            "more than {limit} addresses were given: {taken:?}"
+        );
     }
 }
 
@@ -183,20 +202,34 @@ fn a_given_pool_is_granted_as_asked(ctx: &Ctx<'_>) -> Verdict {
         asked.set(Some(somewhere(24).into()));
         wish(space.clone(), asked.get())
     })?;
-    ensure!(Some(lease.pool) == asked.get(), "asked for {:?}, got {}", asked.get(), lease.pool);
+    ensure!(
+        Some(lease.pool) == asked.get(),
+        "asked for {:?}, got {}",
+        asked.get(),
+        lease.pool
+    );
     Ok(())
 }
 
 fn a_given_pool_is_granted_again_and_counted(ctx: &Ctx<'_>) -> Verdict {
     let first = pool(ctx, 24)?;
     let again = ask(ctx, &wish(local(ctx)?, Some(first.pool)))?;
-    ensure!((&first.id, first.pool) == (&again.id, again.pool), "first {first:?}, then {again:?}");
+    ensure!(
+        (&first.id, first.pool) == (&again.id, again.pool),
+        "first {first:?}, then {again:?}"
+    );
     let held = any(ctx, &first.id)?.address.addr();
     ctx.driver().release_pool(&first.id)?;
     let other = any(ctx, &first.id).map_err(|fault| {
-        Failure::new(format!("the pool is gone after one of two releases: {}", fault.sentence()))
+        Failure::new(format!(
+            "the pool is gone after one of two releases: {}",
+            fault.sentence()
+        ))
     })?;
-    ensure!(other.address.addr() != held, "one of two releases freed the addresses");
+    ensure!(
+        other.address.addr() != held,
+        "one of two releases freed the addresses"
+    );
     ctx.driver().release_pool(&first.id)?;
     ctx.refused(any(ctx, &first.id), NotFound, "an address after both releases")
 }
@@ -215,7 +248,9 @@ fn chosen_pools_do_not_overlap(ctx: &Ctx<'_>) -> Verdict {
 fn an_overlapping_pool_is_refused(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 24)?;
     for prefix in [25, 23] {
-        let other = IpNet::new(lease.pool.network(), prefix).expect("a prefix up to 32").trunc();
+        let other = IpNet::new(lease.pool.network(), prefix)
+            .expect("a prefix up to 32")
+            .trunc();
         let answer = ask(ctx, &wish(local(ctx)?, Some(other)));
         ctx.refused(answer, Conflict, &format!("{other} beside {}", lease.pool))?;
     }
@@ -259,8 +294,14 @@ fn release_of_an_unknown_pool_is_already_so(ctx: &Ctx<'_>) -> Verdict {
     ctx.changed(ctx.driver().release_pool(&lease.id), "the first release")?;
     ctx.already_so(ctx.driver().release_pool(&lease.id), "the second release")?;
     let strange = PoolId::new(fresh_hex()).expect("hexadecimal digits are printable");
-    ctx.already_so(ctx.driver().release_pool(&strange), "release of a pool never granted")?;
-    ctx.already_so(ctx.driver().release_address(&strange, nth(&lease, 2)), "release of an address in it")
+    ctx.already_so(
+        ctx.driver().release_pool(&strange),
+        "release of a pool never granted",
+    )?;
+    ctx.already_so(
+        ctx.driver().release_address(&strange, nth(&lease, 2)),
+        "release of an address in it",
+    )
 }
 
 fn a_sub_pool_outside_its_pool_is_refused(ctx: &Ctx<'_>) -> Verdict {
@@ -282,7 +323,11 @@ fn an_address_has_its_pools_prefix_length(ctx: &Ctx<'_>) -> Verdict {
     let gateway = gateway(ctx, &lease.id, Some(nth(&lease, 1)));
     for address in [endpoint, gateway.map_or(endpoint, |lease| lease.address)] {
         ensure!(address.prefix_len() == 23, "{address} of the pool {}", lease.pool);
-        ensure!(lease.pool.contains(&address.addr()), "{address} lies outside {}", lease.pool);
+        ensure!(
+            lease.pool.contains(&address.addr()),
+            "{address} lies outside {}",
+            lease.pool
+        );
     }
     Ok(())
 }
@@ -301,8 +346,14 @@ fn addresses_are_given_once(ctx: &Ctx<'_>) -> Verdict {
 fn addresses_are_never_the_network_or_its_broadcast(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 29)?;
     for address in drain(ctx, &lease.id, 8)? {
-        ensure!(address != lease.pool.network(), "{address} is the network's own address");
-        ensure!(address != lease.pool.broadcast(), "{address} is the broadcast address");
+        ensure!(
+            address != lease.pool.network(),
+            "{address} is the network's own address"
+        );
+        ensure!(
+            address != lease.pool.broadcast(),
+            "{address} is the broadcast address"
+        );
     }
     Ok(())
 }
@@ -310,19 +361,33 @@ fn addresses_are_never_the_network_or_its_broadcast(ctx: &Ctx<'_>) -> Verdict {
 fn a_given_address_is_granted(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 24)?;
     let got = given(ctx, &lease.id, nth(&lease, 200))?.address.addr();
-    ensure!(got == nth(&lease, 200), "asked for {}, got {got}", nth(&lease, 200));
+    ensure!(
+        got == nth(&lease, 200),
+        "asked for {}, got {got}",
+        nth(&lease, 200)
+    );
     Ok(())
 }
 
 fn a_held_address_is_refused(ctx: &Ctx<'_>) -> Verdict {
     if ctx.driver().capabilities().requires_replay {
-        return Err(Failure::absent("the driver asks for replays, which look the same"));
+        return Err(Failure::absent(
+            "the driver asks for replays, which look the same",
+        ));
     }
     let lease = pool(ctx, 24)?;
     let held = any(ctx, &lease.id)?.address.addr();
-    ctx.refused(given(ctx, &lease.id, held), Conflict, "a held address that was chosen")?;
+    ctx.refused(
+        given(ctx, &lease.id, held),
+        Conflict,
+        "a held address that was chosen",
+    )?;
     given(ctx, &lease.id, nth(&lease, 200))?;
-    ctx.refused(given(ctx, &lease.id, nth(&lease, 200)), Conflict, "a held address that was given")
+    ctx.refused(
+        given(ctx, &lease.id, nth(&lease, 200)),
+        Conflict,
+        "a held address that was given",
+    )
 }
 
 fn a_replayed_address_is_granted_again(ctx: &Ctx<'_>) -> Verdict {
@@ -333,13 +398,22 @@ fn a_replayed_address_is_granted_again(ctx: &Ctx<'_>) -> Verdict {
     let held = any(ctx, &lease.id)?;
     ask(ctx, &wish(local(ctx)?, Some(lease.pool)))?;
     let again = given(ctx, &lease.id, held.address.addr())?;
-    ensure!(again.address == held.address, "held {}, replayed {}", held.address, again.address);
+    ensure!(
+        again.address == held.address,
+        "held {}, replayed {}",
+        held.address,
+        again.address
+    );
     Ok(())
 }
 
 fn an_address_outside_its_pool_is_refused(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 24)?;
-    ctx.refused(given(ctx, &lease.id, nth(&lease, 256)), Invalid, "an address behind the pool")
+    ctx.refused(
+        given(ctx, &lease.id, nth(&lease, 256)),
+        Invalid,
+        "an address behind the pool",
+    )
 }
 
 /// A /24 with a /28 of it as sub-pool, `.64` to `.79`.
@@ -349,7 +423,9 @@ fn ranged(ctx: &Ctx<'_>, prefix: u8) -> Result<(PoolLease, IpNet), Failure> {
     let lease = pool_like(ctx, || {
         let net = somewhere(24);
         let from = Ipv4Addr::from(u32::from(net.network()) + 64);
-        sub.set(Some(IpNet::from(Ipv4Net::new(from, prefix).expect("a prefix up to 32"))));
+        sub.set(Some(IpNet::from(
+            Ipv4Net::new(from, prefix).expect("a prefix up to 32"),
+        )));
         let mut request = wish(space.clone(), Some(net.into()));
         request.sub_pool = sub.get();
         request
@@ -368,7 +444,10 @@ fn chosen_addresses_come_from_the_sub_pool(ctx: &Ctx<'_>) -> Verdict {
     for _ in 0..8 {
         let address = any(ctx, &lease.id)?.address;
         ensure!(sub.contains(&address.addr()), "{address} lies outside {sub}");
-        ensure!(address.prefix_len() == 24, "{address} has the sub-pool's prefix length");
+        ensure!(
+            address.prefix_len() == 24,
+            "{address} has the sub-pool's prefix length"
+        );
     }
     Ok(())
 }
@@ -384,8 +463,17 @@ fn the_gateway_is_granted_again(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 24)?;
     let first = gateway(ctx, &lease.id, Some(nth(&lease, 1)))?;
     let second = gateway(ctx, &lease.id, Some(nth(&lease, 1)))?;
-    ensure!(first.address == second.address, "first {}, then {}", first.address, second.address);
-    ensure!(first.address.addr() == nth(&lease, 1), "asked for .1, got {}", first.address);
+    ensure!(
+        first.address == second.address,
+        "first {}, then {}",
+        first.address,
+        second.address
+    );
+    ensure!(
+        first.address.addr() == nth(&lease, 1),
+        "asked for .1, got {}",
+        first.address
+    );
     Ok(())
 }
 
@@ -401,15 +489,23 @@ fn the_gateway_is_given_to_nobody_else(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 29)?;
     let gateway = gateway(ctx, &lease.id, Some(nth(&lease, 4)))?.address.addr();
     let taken = drain(ctx, &lease.id, 8)?;
-    ensure!(!taken.contains(&gateway), "the gateway {gateway} was given to an endpoint");
+    ensure!(
+        !taken.contains(&gateway),
+        "the gateway {gateway} was given to an endpoint"
+    );
     Ok(())
 }
 
 fn a_released_address_is_given_again(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 29)?;
     let taken = drain(ctx, &lease.id, 8)?;
-    let back = *taken.last().ok_or_else(|| Failure::new("a /29 gave no address"))?;
-    ctx.changed(ctx.driver().release_address(&lease.id, back), "release of a held address")?;
+    let back = *taken
+        .last()
+        .ok_or_else(|| Failure::new("a /29 gave no address"))?;
+    ctx.changed(
+        ctx.driver().release_address(&lease.id, back),
+        "release of a held address",
+    )?;
     let got = any(ctx, &lease.id)?.address.addr();
     ensure!(got == back, "only {back} was free, but {got} was given");
     Ok(())
@@ -418,16 +514,30 @@ fn a_released_address_is_given_again(ctx: &Ctx<'_>) -> Verdict {
 fn release_of_a_free_address_is_already_so(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 24)?;
     let address = any(ctx, &lease.id)?.address.addr();
-    ctx.changed(ctx.driver().release_address(&lease.id, address), "the first release")?;
-    ctx.already_so(ctx.driver().release_address(&lease.id, address), "the second release")?;
-    ctx.already_so(ctx.driver().release_address(&lease.id, nth(&lease, 99)), "release of a free address")?;
-    ctx.already_so(ctx.driver().release_address(&lease.id, nth(&lease, 999)), "release of a strange address")
+    ctx.changed(
+        ctx.driver().release_address(&lease.id, address),
+        "the first release",
+    )?;
+    ctx.already_so(
+        ctx.driver().release_address(&lease.id, address),
+        "the second release",
+    )?;
+    ctx.already_so(
+        ctx.driver().release_address(&lease.id, nth(&lease, 99)),
+        "release of a free address",
+    )?;
+    ctx.already_so(
+        ctx.driver().release_address(&lease.id, nth(&lease, 999)),
+        "release of a strange address",
+    )
 }
 
 fn release_frees_only_its_own_address(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 29)?;
     let taken = drain(ctx, &lease.id, 8)?;
-    let back = *taken.first().ok_or_else(|| Failure::new("a /29 gave no address"))?;
+    let back = *taken
+        .first()
+        .ok_or_else(|| Failure::new("a /29 gave no address"))?;
     ctx.driver().release_address(&lease.id, back)?;
     let left = drain(ctx, &lease.id, 8)?;
     ensure!(left == [back], "one release freed {left:?}, not {back}");
@@ -449,7 +559,11 @@ fn ipv6_pools_give_ipv6_addresses(ctx: &Ctx<'_>) -> Verdict {
     let first = any(ctx, &lease.id)?.address;
     let second = any(ctx, &lease.id)?.address;
     for address in [first, second] {
-        ensure!(lease.pool.contains(&address.addr()), "{address} lies outside {}", lease.pool);
+        ensure!(
+            lease.pool.contains(&address.addr()),
+            "{address} lies outside {}",
+            lease.pool
+        );
         ensure!(address.prefix_len() == 64, "{address} of the pool {}", lease.pool);
     }
     ensure!(first != second, "{first} was given twice");
@@ -462,14 +576,21 @@ fn a_chosen_ipv6_pool_is_ipv6(ctx: &Ctx<'_>) -> Verdict {
     let first = ask(ctx, &request)?.pool;
     let second = ask(ctx, &request)?.pool;
     ensure!(matches!(first, IpNet::V6(_)), "{first} was chosen for IPv6");
-    ensure!(!overlap(&first, &second), "{second} overlaps {first}, chosen before");
+    ensure!(
+        !overlap(&first, &second),
+        "{second} overlaps {first}, chosen before"
+    );
     Ok(())
 }
 
 fn an_address_of_the_other_family_is_refused(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 24)?;
     let strange = somewhere_v6().addr();
-    ctx.refused(given(ctx, &lease.id, strange), Invalid, "an IPv6 address of an IPv4 pool")
+    ctx.refused(
+        given(ctx, &lease.id, strange),
+        Invalid,
+        "an IPv6 address of an IPv4 pool",
+    )
 }
 
 fn concurrent_requests_never_double(ctx: &Ctx<'_>) -> Verdict {
@@ -478,7 +599,10 @@ fn concurrent_requests_never_double(ctx: &Ctx<'_>) -> Verdict {
     let mut seen = BTreeSet::new();
     for answer in answers.into_iter().flatten() {
         let address = answer?.address.addr();
-        ensure!(seen.insert(address), "{address} was given to two of 200 concurrent requests");
+        ensure!(
+            seen.insert(address),
+            "{address} was given to two of 200 concurrent requests"
+        );
     }
     Ok(())
 }
@@ -500,7 +624,10 @@ fn pools_and_addresses_survive_a_restart_of_the_driver(ctx: &Ctx<'_>) -> Verdict
     let held = any(ctx, &lease.id)?.address.addr();
     ctx.restart()?;
     let left = drain(ctx, &lease.id, 8)?;
-    ensure!(!left.contains(&held), "{held} was given twice, before and after the restart");
+    ensure!(
+        !left.contains(&held),
+        "{held} was given twice, before and after the restart"
+    );
     ensure!(!left.is_empty(), "the pool has nothing left after the restart");
     Ok(())
 }

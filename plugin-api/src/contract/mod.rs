@@ -8,16 +8,15 @@
 //! # From a driver's test
 //! ```no_run
 //! use std::sync::Arc;
-//! use plugin_api::VolumeSubject;
-//! # mod plugin_api { pub use ::plugin_api::contract::VolumeSubject; }
-//! use ::plugin_api::contract::{twin, volume};
+//! use plugin_api::contract::{VolumeSubject, twin, volume};
 //!
 //! let home = std::env::temp_dir().join("volumes");
+//! // Here stands your driver instead: its `open`, over its durable state.
 //! let open = || twin::Volume::open(&home).map(|driver| Arc::new(driver) as volume::Driver);
 //! let subject = VolumeSubject::new(open)
-//!     // Drop the old value first where it locks its records.
+//!     // The old value is the only handle: drop it first, it may lock its records.
 //!     .on_restart(|old| { drop(old); open() })
-//!     // A second set of options that a first `create` without them contradicts.
+//!     // Something that a first `create` without it contradicts.
 //!     .other_option("size", "2");
 //! volume::check(&subject); // panics with every failed case, and why it matters
 //! ```
@@ -78,7 +77,11 @@ impl Failure {
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        Self::Broken(format!("unexpected fault ({}): {}", fault.kind.label(), fault.sentence()))
+        Self::Broken(format!(
+            "unexpected fault ({}): {}",
+            fault.kind.label(),
+            fault.sentence()
+        ))
     }
 }
 
@@ -137,6 +140,7 @@ pub struct Subject<'a, D: ?Sized> {
     options: Options,
     other: Options,
     home: PathBuf,
+    publishes: bool,
 }
 
 impl<'a, D: ?Sized> Subject<'a, D> {
@@ -149,6 +153,7 @@ impl<'a, D: ?Sized> Subject<'a, D> {
             options: Options::new(),
             other: Options::new(),
             home: PathBuf::from("/var/lib/longshore-contract"),
+            publishes: true,
         }
     }
 
@@ -173,6 +178,12 @@ impl<'a, D: ?Sized> Subject<'a, D> {
     /// An option that makes a second `create` contradict the first.
     pub fn other_option(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.other.insert(key.into(), value.into());
+        self
+    }
+
+    /// The driver answers 404 to the verbs of published ports, which a client cannot tell from success.
+    pub fn publishes_no_ports(mut self) -> Self {
+        self.publishes = false;
         self
     }
 
@@ -204,7 +215,10 @@ impl<'a, D: ?Sized> Context<'a, D> {
     /// The driver. Give it back (drop it) before [`Context::restart`].
     pub fn driver(&self) -> Arc<D> {
         let held = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(held.as_ref().expect("a context holds its driver between restarts"))
+        Arc::clone(
+            held.as_ref()
+                .expect("a context holds its driver between restarts"),
+        )
     }
 
     /// Ends the driver and starts it again; skips the case where nobody can.
@@ -214,9 +228,8 @@ impl<'a, D: ?Sized> Context<'a, D> {
         };
         let mut held = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
         let old = held.take().expect("a context holds its driver between restarts");
-        let new = again(old).map_err(|fault| {
-            Failure::new(format!("the driver did not come back: {}", fault.sentence()))
-        });
+        let new = again(old)
+            .map_err(|fault| Failure::new(format!("the driver did not come back: {}", fault.sentence())));
         match new {
             Ok(new) => {
                 *held = Some(new);
@@ -237,6 +250,11 @@ impl<'a, D: ?Sized> Context<'a, D> {
     /// Options for every volume or network that is made.
     pub fn options(&self) -> Options {
         self.subject.options.clone()
+    }
+
+    /// Whether ports can be published, as far as is known.
+    pub fn publishes_ports(&self) -> bool {
+        self.subject.publishes
     }
 
     /// Options that contradict [`Context::options`], where known.
@@ -263,7 +281,9 @@ impl<'a, D: ?Sized> Context<'a, D> {
     /// The call must be refused; in process also with this kind.
     pub fn refused<T: fmt::Debug>(&self, answer: Result<T, Fault>, kind: FaultKind, what: &str) -> Verdict {
         match answer {
-            Ok(value) => Err(Failure::new(format!("{what} was not refused but answered {value:?}"))),
+            Ok(value) => Err(Failure::new(format!(
+                "{what} was not refused but answered {value:?}"
+            ))),
             Err(fault) if fault.sentence().trim().is_empty() => {
                 Err(Failure::new(format!("{what} was refused without a word")))
             }
@@ -401,9 +421,14 @@ static COUNTER: AtomicU64 = AtomicU64::new(0);
 /// A number that no other call in this run, and hardly one of another run, has given.
 pub(crate) fn unique() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seed = u64::from(now.subsec_nanos()) ^ now.as_secs().rotate_left(32) ^ u64::from(std::process::id()) << 20;
+    let seed =
+        u64::from(now.subsec_nanos()) ^ now.as_secs().rotate_left(32) ^ u64::from(std::process::id()) << 20;
     // SplitMix64: neighbouring seeds give unrelated numbers.
-    let mut z = seed.wrapping_add(COUNTER.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut z = seed.wrapping_add(
+        COUNTER
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15),
+    );
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::{Context, Failure, Report, Subject, Verdict, ensure, fresh_hex, suite, unique};
+use crate::Options;
 use crate::fault::Fault;
 use crate::fault::FaultKind::{AlreadyExists, InUse, Invalid, NotFound};
 use crate::id::{EndpointId, MacAddr, NetworkId, SandboxKey};
@@ -17,7 +18,6 @@ use crate::network::{
     NetworkDriver, NetworkSpec, Node, PortBinding, Protocol, Subnet,
 };
 use crate::volume::Scope;
-use crate::Options;
 
 /// A driver as this suite holds it.
 pub type Driver = Arc<dyn NetworkDriver>;
@@ -110,20 +110,30 @@ fn network(ctx: &Ctx<'_>) -> Result<NetworkSpec, Failure> {
         }
     }
     let text = last.map(|fault| fault.sentence()).unwrap_or_default();
-    Err(Failure::new(format!("8 networks at random were refused, the last: {text}")))
+    Err(Failure::new(format!(
+        "8 networks at random were refused, the last: {text}"
+    )))
 }
 
 fn host(network: &NetworkSpec, n: u32) -> Option<IpNet> {
-    let IpNet::V4(net) = network.ipv4.first()?.pool else { return None };
+    let IpNet::V4(net) = network.ipv4.first()?.pool else {
+        return None;
+    };
     let address = Ipv4Addr::from(u32::from(net.network()) + n);
     Ipv4Net::new(address, net.prefix_len()).ok().map(IpNet::from)
 }
 
 fn endpoint_of(network: &NetworkSpec, n: u32) -> EndpointSpec {
     let endpoint = EndpointId::new(fresh_hex()).expect("hexadecimal digits are plain");
-    let interface = EndpointInterface { address: host(network, n), ..EndpointInterface::default() };
+    let interface = EndpointInterface {
+        address: host(network, n),
+        ..EndpointInterface::default()
+    };
     EndpointSpec {
-        at: EndpointRef { network: network.id.clone(), endpoint },
+        at: EndpointRef {
+            network: network.id.clone(),
+            endpoint,
+        },
         interface,
         ports: Vec::new(),
         exposed: Vec::new(),
@@ -140,7 +150,11 @@ fn endpoint(ctx: &Ctx<'_>, network: &NetworkSpec, n: u32) -> Result<EndpointSpec
 fn sandbox_of(at: &EndpointRef) -> JoinSpec {
     let key = format!("/var/run/docker/netns/{}", at.endpoint.short());
     let sandbox = SandboxKey::new(key).expect("a plain absolute path");
-    JoinSpec { at: at.clone(), sandbox, options: Options::new() }
+    JoinSpec {
+        at: at.clone(),
+        sandbox,
+        options: Options::new(),
+    }
 }
 
 fn join(ctx: &Ctx<'_>, at: &EndpointRef) -> Result<JoinPlan, Fault> {
@@ -176,8 +190,15 @@ fn create_network_twice_is_already_so(ctx: &Ctx<'_>) -> Verdict {
 
 fn create_network_with_another_subnet_is_refused(ctx: &Ctx<'_>) -> Verdict {
     let spec = network(ctx)?;
-    let other = NetworkSpec { id: spec.id.clone(), ..definition(ctx) };
-    ctx.refused(ctx.driver().create_network(&other), AlreadyExists, "the same id with another subnet")?;
+    let other = NetworkSpec {
+        id: spec.id.clone(),
+        ..definition(ctx)
+    };
+    ctx.refused(
+        ctx.driver().create_network(&other),
+        AlreadyExists,
+        "the same id with another subnet",
+    )?;
     ctx.already_so(ctx.driver().create_network(&spec), "create as at first")
 }
 
@@ -185,7 +206,11 @@ fn create_network_with_an_unknown_option_makes_nothing(ctx: &Ctx<'_>) -> Verdict
     let mut spec = definition(ctx);
     delete_at_end(ctx, &spec.id);
     spec.options.insert("no-such-option-anywhere".into(), "1".into());
-    ctx.refused(ctx.driver().create_network(&spec), Invalid, "a network with an unknown option")?;
+    ctx.refused(
+        ctx.driver().create_network(&spec),
+        Invalid,
+        "a network with an unknown option",
+    )?;
     let endpoint = ctx.driver().create_endpoint(&endpoint_of(&spec, 2));
     ctx.refused(endpoint, NotFound, "an endpoint of the network that was refused")
 }
@@ -197,12 +222,18 @@ fn concurrent_creates_make_one_network(ctx: &Ctx<'_>) -> Verdict {
     for answer in super::at_once(8, |_| ctx.driver().create_network(&template)) {
         made += usize::from(answer? == crate::Done::Changed);
     }
-    ensure!(!ctx.in_process() || made == 1, "{made} of 8 concurrent creates say they made it");
+    ensure!(
+        !ctx.in_process() || made == 1,
+        "{made} of 8 concurrent creates say they made it"
+    );
     Ok(())
 }
 
 fn delete_of_an_unknown_network_is_already_so(ctx: &Ctx<'_>) -> Verdict {
-    ctx.already_so(ctx.driver().delete_network(&nowhere().network), "delete of a network never made")?;
+    ctx.already_so(
+        ctx.driver().delete_network(&nowhere().network),
+        "delete of a network never made",
+    )?;
     let spec = network(ctx)?;
     ctx.changed(ctx.driver().delete_network(&spec.id), "the first delete")?;
     ctx.already_so(ctx.driver().delete_network(&spec.id), "the second delete")
@@ -211,16 +242,26 @@ fn delete_of_an_unknown_network_is_already_so(ctx: &Ctx<'_>) -> Verdict {
 fn delete_of_a_network_takes_its_endpoints(ctx: &Ctx<'_>) -> Verdict {
     let spec = network(ctx)?;
     let (at, _) = joined(ctx, &spec, 2)?;
-    ctx.changed(ctx.driver().delete_network(&spec.id), "delete of a network with a joined endpoint")?;
+    ctx.changed(
+        ctx.driver().delete_network(&spec.id),
+        "delete of a network with a joined endpoint",
+    )?;
     ctx.already_so(ctx.driver().leave(&at), "leave after the network is gone")?;
-    ctx.already_so(ctx.driver().delete_endpoint(&at), "delete of an endpoint after its network")?;
+    ctx.already_so(
+        ctx.driver().delete_endpoint(&at),
+        "delete of an endpoint after its network",
+    )?;
     ctx.changed(ctx.driver().create_network(&spec), "the same network anew")?;
     ctx.refused(join(ctx, &at), NotFound, "join of the old network's endpoint")
 }
 
 fn an_endpoint_of_an_unknown_network_is_refused(ctx: &Ctx<'_>) -> Verdict {
     let spec = endpoint_of(&definition(ctx), 2);
-    ctx.refused(ctx.driver().create_endpoint(&spec), NotFound, "an endpoint of an unknown network")
+    ctx.refused(
+        ctx.driver().create_endpoint(&spec),
+        NotFound,
+        "an endpoint of an unknown network",
+    )
 }
 
 fn a_reply_fills_only_what_was_empty(ctx: &Ctx<'_>) -> Verdict {
@@ -230,8 +271,14 @@ fn a_reply_fills_only_what_was_empty(ctx: &Ctx<'_>) -> Verdict {
         let mut spec = endpoint_of(&network, if mac.is_some() { 2 } else { 3 });
         spec.interface.mac = mac;
         let reply = ctx.driver().create_endpoint(&spec)?;
-        ensure!(reply.address.is_none(), "the engine chose the address, the reply repeats {reply:?}");
-        ensure!(mac.is_none() || reply.mac.is_none(), "the engine chose {mac:?}, the reply says {reply:?}");
+        ensure!(
+            reply.address.is_none(),
+            "the engine chose the address, the reply repeats {reply:?}"
+        );
+        ensure!(
+            mac.is_none() || reply.mac.is_none(),
+            "the engine chose {mac:?}, the reply says {reply:?}"
+        );
     }
     Ok(())
 }
@@ -250,7 +297,9 @@ fn endpoints_have_macs_of_their_own(ctx: &Ctx<'_>) -> Verdict {
     for n in 2..10 {
         let reply = ctx.driver().create_endpoint(&endpoint_of(&network, n))?;
         let Some(mac) = reply.mac else {
-            return Err(Failure::absent("the driver leaves the choice of addresses to the kernel"));
+            return Err(Failure::absent(
+                "the driver leaves the choice of addresses to the kernel",
+            ));
         };
         ensure!(seen.insert(mac), "{mac} was given to two endpoints");
     }
@@ -258,10 +307,16 @@ fn endpoints_have_macs_of_their_own(ctx: &Ctx<'_>) -> Verdict {
 }
 
 fn delete_of_an_unknown_endpoint_is_already_so(ctx: &Ctx<'_>) -> Verdict {
-    ctx.already_so(ctx.driver().delete_endpoint(&nowhere()), "delete of an endpoint of an unknown network")?;
+    ctx.already_so(
+        ctx.driver().delete_endpoint(&nowhere()),
+        "delete of an endpoint of an unknown network",
+    )?;
     let network = network(ctx)?;
     let at = endpoint_of(&network, 2).at;
-    ctx.already_so(ctx.driver().delete_endpoint(&at), "delete of an endpoint never made")?;
+    ctx.already_so(
+        ctx.driver().delete_endpoint(&at),
+        "delete of an endpoint never made",
+    )?;
     let at = endpoint(ctx, &network, 2)?.at;
     ctx.changed(ctx.driver().delete_endpoint(&at), "the first delete")?;
     ctx.already_so(ctx.driver().delete_endpoint(&at), "the second delete")
@@ -290,7 +345,11 @@ fn endpoint_info_knows_live_endpoints_only(ctx: &Ctx<'_>) -> Verdict {
     let at = endpoint(ctx, &network, 2)?.at;
     ctx.driver().endpoint_info(&at)?;
     ctx.driver().delete_endpoint(&at)?;
-    ctx.refused(ctx.driver().endpoint_info(&at), NotFound, "info of a deleted endpoint")
+    ctx.refused(
+        ctx.driver().endpoint_info(&at),
+        NotFound,
+        "info of a deleted endpoint",
+    )
 }
 
 fn join_of_an_unknown_endpoint_is_refused(ctx: &Ctx<'_>) -> Verdict {
@@ -303,23 +362,49 @@ fn join_names_a_link_the_kernel_takes(ctx: &Ctx<'_>) -> Verdict {
     let Some(link) = plan.link else {
         return Err(Failure::absent("the driver makes no link"));
     };
-    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
-    ensure!((1..=15).contains(&link.source.len()), "the link's name {:?} has {} bytes", link.source, link.source.len());
-    ensure!(plain(&link.source), "the kernel refuses the link's name {:?}", link.source);
-    ensure!((1..=12).contains(&link.prefix.len()) && plain(&link.prefix), "the prefix {:?} makes no name", link.prefix);
+    let plain = |text: &str| {
+        text.bytes()
+            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
+    };
+    ensure!(
+        (1..=15).contains(&link.source.len()),
+        "the link's name {:?} has {} bytes",
+        link.source,
+        link.source.len()
+    );
+    ensure!(
+        plain(&link.source),
+        "the kernel refuses the link's name {:?}",
+        link.source
+    );
+    ensure!(
+        (1..=12).contains(&link.prefix.len()) && plain(&link.prefix),
+        "the prefix {:?} makes no name",
+        link.prefix
+    );
     Ok(())
 }
 
 fn join_tells_the_gateway(ctx: &Ctx<'_>) -> Verdict {
     let network = network(ctx)?;
     let (_, plan) = joined(ctx, &network, 2)?;
-    let granted = network.ipv4.first().and_then(|subnet| subnet.gateway).map(|gateway| gateway.addr());
+    let granted = network
+        .ipv4
+        .first()
+        .and_then(|subnet| subnet.gateway)
+        .map(|gateway| gateway.addr());
     match plan.gateway {
-        Some(told) => ensure!(Some(IpAddr::V4(told)) == granted, "told {told}, but IPAM granted {granted:?}"),
+        Some(told) => ensure!(
+            Some(IpAddr::V4(told)) == granted,
+            "told {told}, but IPAM granted {granted:?}"
+        ),
         None => {
             // A driver that reaches all hosts may leave the way out to docker_gwbridge on purpose.
             let on_purpose = ctx.driver().capabilities().connectivity == Scope::Global;
-            ensure!(plan.disable_gateway_service || on_purpose, "no gateway, nor a word that none is wanted");
+            ensure!(
+                plan.disable_gateway_service || on_purpose,
+                "no gateway, nor a word that none is wanted"
+            );
         }
     }
     Ok(())
@@ -370,7 +455,10 @@ fn leave_of_one_endpoint_leaves_the_others(ctx: &Ctx<'_>) -> Verdict {
     let (two, before) = joined(ctx, &network, 3)?;
     ctx.driver().leave(&one)?;
     let after = join(ctx, &two)?;
-    ensure!(before == after, "before {before:?}, after the neighbour left {after:?}");
+    ensure!(
+        before == after,
+        "before {before:?}, after the neighbour left {after:?}"
+    );
     ctx.changed(ctx.driver().leave(&two), "leave of the other endpoint")
 }
 
@@ -382,8 +470,17 @@ fn concurrent_endpoints_do_not_meet(ctx: &Ctx<'_>) -> Verdict {
     }
     let names: BTreeSet<_> = ends.iter().filter_map(|(_, plan)| link_name(plan)).collect();
     let linked = ends.iter().filter(|(_, plan)| plan.link.is_some()).count();
-    ensure!(names.len() == linked, "{linked} links have only {} names", names.len());
-    let left = super::at_once(8, |n| (ctx.driver().leave(&ends[n].0), ctx.driver().delete_endpoint(&ends[n].0)));
+    ensure!(
+        names.len() == linked,
+        "{linked} links have only {} names",
+        names.len()
+    );
+    let left = super::at_once(8, |n| {
+        (
+            ctx.driver().leave(&ends[n].0),
+            ctx.driver().delete_endpoint(&ends[n].0),
+        )
+    });
     for (leave, delete) in left {
         ctx.changed(leave, "a concurrent leave")?;
         ctx.changed(delete, "a concurrent delete of an endpoint")?;
@@ -392,23 +489,36 @@ fn concurrent_endpoints_do_not_meet(ctx: &Ctx<'_>) -> Verdict {
 }
 
 fn allocation_echoes_the_options(ctx: &Ctx<'_>) -> Verdict {
-    let NetworkSpec { id, options, ipv4, .. } = definition(ctx);
+    let NetworkSpec {
+        id, options, ipv4, ..
+    } = definition(ctx);
     if options.is_empty() {
         return Err(Failure::absent("no option of this driver was given"));
     }
-    let allocation = NetworkAllocation { id: id.clone(), options: options.clone(), ipv4, ipv6: Vec::new() };
+    let allocation = NetworkAllocation {
+        id: id.clone(),
+        options: options.clone(),
+        ipv4,
+        ipv6: Vec::new(),
+    };
     ctx.at_end(move |driver| {
         let _ = driver.free_network(&id);
     });
     let answer = ctx.driver().allocate_network(&allocation)?;
     for (key, value) in &options {
-        ensure!(answer.get(key) == Some(value), "the option {key}={value} does not reach the nodes: {answer:?}");
+        ensure!(
+            answer.get(key) == Some(value),
+            "the option {key}={value} does not reach the nodes: {answer:?}"
+        );
     }
     Ok(())
 }
 
 fn free_of_an_unknown_network_is_already_so(ctx: &Ctx<'_>) -> Verdict {
-    ctx.already_so(ctx.driver().free_network(&nowhere().network), "free of an unknown network")
+    ctx.already_so(
+        ctx.driver().free_network(&nowhere().network),
+        "free of an unknown network",
+    )
 }
 
 fn the_gateway_check_stays_the_same(ctx: &Ctx<'_>) -> Verdict {
@@ -425,7 +535,7 @@ fn the_gateway_check_stays_the_same(ctx: &Ctx<'_>) -> Verdict {
 // === published ports ===
 
 fn publishing(ctx: &Ctx<'_>) -> Verdict {
-    if ctx.driver().external_connectivity().is_some() {
+    if ctx.publishes_ports() && ctx.driver().external_connectivity().is_some() {
         return Ok(());
     }
     Err(Failure::absent("the driver publishes no ports"))
@@ -439,9 +549,16 @@ fn program(ctx: &Ctx<'_>, at: &EndpointRef, host_port: u16) -> Result<crate::Don
         host_port,
         host_port_end: host_port,
     };
-    let spec = ConnectivitySpec { at: at.clone(), ports: vec![port], exposed: Vec::new() };
+    let spec = ConnectivitySpec {
+        at: at.clone(),
+        ports: vec![port],
+        exposed: Vec::new(),
+    };
     let driver = ctx.driver();
-    let done = driver.external_connectivity().expect("publishing was asked first").program(&spec)?;
+    let done = driver
+        .external_connectivity()
+        .expect("publishing was asked first")
+        .program(&spec)?;
     let at = at.clone();
     ctx.at_end(move |driver| {
         if let Some(ports) = driver.external_connectivity() {
@@ -452,7 +569,10 @@ fn program(ctx: &Ctx<'_>, at: &EndpointRef, host_port: u16) -> Result<crate::Don
 }
 
 fn revoke(ctx: &Ctx<'_>, at: &EndpointRef) -> Result<crate::Done, Fault> {
-    ctx.driver().external_connectivity().expect("publishing was asked first").revoke(at)
+    ctx.driver()
+        .external_connectivity()
+        .expect("publishing was asked first")
+        .revoke(at)
 }
 
 /// Two joined endpoints, the first with a port of this host.
@@ -473,7 +593,9 @@ fn published(ctx: &Ctx<'_>) -> Result<(EndpointRef, EndpointRef, u16), Failure> 
         }
     }
     let text = last.map(|fault| fault.sentence()).unwrap_or_default();
-    Err(Failure::new(format!("8 ports at random were refused, the last: {text}")))
+    Err(Failure::new(format!(
+        "8 ports at random were refused, the last: {text}"
+    )))
 }
 
 fn program_twice_is_already_so(ctx: &Ctx<'_>) -> Verdict {
@@ -508,8 +630,14 @@ fn leave_implies_revoke(ctx: &Ctx<'_>) -> Verdict {
 
 fn delete_of_an_endpoint_implies_revoke(ctx: &Ctx<'_>) -> Verdict {
     let (one, two, port) = published(ctx)?;
-    ctx.changed(ctx.driver().delete_endpoint(&one), "delete of an endpoint with a port")?;
-    ctx.changed(program(ctx, &two, port), "program of a port whose endpoint was deleted")
+    ctx.changed(
+        ctx.driver().delete_endpoint(&one),
+        "delete of an endpoint with a port",
+    )?;
+    ctx.changed(
+        program(ctx, &two, port),
+        "program of a port whose endpoint was deleted",
+    )
 }
 
 // === nodes, restarts ===
@@ -520,7 +648,11 @@ fn nodes_may_come_and_go_twice(ctx: &Ctx<'_>) -> Verdict {
         return Err(Failure::absent("the driver asks for no nodes"));
     };
     let address = "192.0.2.77".to_owned();
-    let node = Node { bind_address: address.clone(), address, is_self: false };
+    let node = Node {
+        bind_address: address.clone(),
+        address,
+        is_self: false,
+    };
     discovery.node_arrived(&node)?;
     discovery.node_arrived(&node)?;
     discovery.node_left(&node)?;

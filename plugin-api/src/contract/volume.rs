@@ -89,7 +89,10 @@ fn mount(ctx: &Ctx<'_>, name: &VolumeName, holder: &HolderId) -> Result<PathBuf,
 fn still_held(ctx: &Ctx<'_>, name: &VolumeName, when: &str) -> Verdict {
     ctx.refused(ctx.driver().remove(name), InUse, &format!("remove {when}"))?;
     let told = ctx.driver().get(name)?.mountpoint;
-    ensure!(told.is_some_and(|path| path.is_dir()), "the volume is no longer mounted {when}");
+    ensure!(
+        told.is_some_and(|path| path.is_dir()),
+        "the volume is no longer mounted {when}"
+    );
     Ok(())
 }
 
@@ -117,7 +120,11 @@ fn create_twice_is_already_so(ctx: &Ctx<'_>) -> Verdict {
 fn create_with_other_options_is_refused(ctx: &Ctx<'_>) -> Verdict {
     let other = ctx.other_options()?;
     let name = created(ctx)?;
-    ctx.refused(ctx.driver().create(&name, &other), AlreadyExists, "create with other options")?;
+    ctx.refused(
+        ctx.driver().create(&name, &other),
+        AlreadyExists,
+        "create with other options",
+    )?;
     ctx.already_so(ctx.driver().create(&name, &ctx.options()), "create as at first")
 }
 
@@ -125,8 +132,16 @@ fn create_with_an_unknown_option_makes_nothing(ctx: &Ctx<'_>) -> Verdict {
     let name = fresh_volume(ctx);
     let mut options = ctx.options();
     options.insert("no-such-option-anywhere".into(), "1".into());
-    ctx.refused(ctx.driver().create(&name, &options), Invalid, "create with an unknown option")?;
-    ctx.refused(ctx.driver().get(&name), NotFound, "get of the volume that was refused")
+    ctx.refused(
+        ctx.driver().create(&name, &options),
+        Invalid,
+        "create with an unknown option",
+    )?;
+    ctx.refused(
+        ctx.driver().get(&name),
+        NotFound,
+        "get of the volume that was refused",
+    )
 }
 
 fn the_longest_name_is_taken_or_makes_nothing(ctx: &Ctx<'_>) -> Verdict {
@@ -138,7 +153,10 @@ fn the_longest_name_is_taken_or_makes_nothing(ctx: &Ctx<'_>) -> Verdict {
     remove_at_end(ctx, &name);
     let taken = ctx.driver().create(&name, &ctx.options()).is_ok();
     let found = ctx.driver().get(&name).is_ok();
-    ensure!(taken == found, "create of a name of 255 bytes: taken {taken}, but found {found}");
+    ensure!(
+        taken == found,
+        "create of a name of 255 bytes: taken {taken}, but found {found}"
+    );
     if taken {
         let holder = holder();
         let path = mount(ctx, &name, &holder)?;
@@ -155,8 +173,16 @@ fn concurrent_creates_make_one(ctx: &Ctx<'_>) -> Verdict {
     for answer in answers {
         made += usize::from(answer? == Done::Changed);
     }
-    ensure!(!ctx.in_process() || made == 1, "{made} of 8 concurrent creates say they made it");
-    let listed = ctx.driver().list()?.into_iter().filter(|info| info.name == name).count();
+    ensure!(
+        !ctx.in_process() || made == 1,
+        "{made} of 8 concurrent creates say they made it"
+    );
+    let listed = ctx
+        .driver()
+        .list()?
+        .into_iter()
+        .filter(|info| info.name == name)
+        .count();
     ensure!(listed == 1, "the volume is listed {listed} times");
     Ok(())
 }
@@ -169,14 +195,24 @@ fn get_of_an_unknown_volume_is_an_error(ctx: &Ctx<'_>) -> Verdict {
 fn get_tells_the_mountpoint_only_while_held(ctx: &Ctx<'_>) -> Verdict {
     let name = created(ctx)?;
     let told = ctx.driver().get(&name)?.mountpoint;
-    ensure!(told.is_none(), "a volume that nobody held yet has the mountpoint {told:?}");
+    ensure!(
+        told.is_none(),
+        "a volume that nobody held yet has the mountpoint {told:?}"
+    );
     let holder = holder();
     let path = mount(ctx, &name, &holder)?;
     let told = ctx.driver().get(&name)?.mountpoint;
-    ensure!(told.as_ref() == Some(&path), "mounted at {}, but get tells {told:?}", path.display());
+    ensure!(
+        told.as_ref() == Some(&path),
+        "mounted at {}, but get tells {told:?}",
+        path.display()
+    );
     ctx.changed(ctx.driver().unmount(&name, &holder), "unmount")?;
     let told = ctx.driver().get(&name)?.mountpoint;
-    ensure!(told.is_none(), "a volume that nobody holds any more has the mountpoint {told:?}");
+    ensure!(
+        told.is_none(),
+        "a volume that nobody holds any more has the mountpoint {told:?}"
+    );
     Ok(())
 }
 
@@ -190,7 +226,9 @@ fn get_tells_the_same_time_of_creation(ctx: &Ctx<'_>) -> Verdict {
         return Err(Failure::absent("the driver tells no time of creation"));
     };
     let day = std::time::Duration::from_secs(86_400);
-    let age = std::time::SystemTime::now().duration_since(at).unwrap_or_default();
+    let age = std::time::SystemTime::now()
+        .duration_since(at)
+        .unwrap_or_default();
     ensure!(age < day, "a volume just made is {age:?} old");
     Ok(())
 }
@@ -210,7 +248,11 @@ fn list_tells_the_mountpoint_of_a_held_volume(ctx: &Ctx<'_>) -> Verdict {
     let path = mount(ctx, &name, &holder())?;
     let listed = ctx.driver().list()?.into_iter().find(|info| info.name == name);
     let told = listed.and_then(|info| info.mountpoint);
-    ensure!(told.as_ref() == Some(&path), "mounted at {}, but list tells {told:?}", path.display());
+    ensure!(
+        told.as_ref() == Some(&path),
+        "mounted at {}, but list tells {told:?}",
+        path.display()
+    );
     Ok(())
 }
 
@@ -224,7 +266,11 @@ fn mount_gives_an_absolute_path_that_exists(ctx: &Ctx<'_>) -> Verdict {
 
 fn mount_of_an_unknown_volume_is_refused(ctx: &Ctx<'_>) -> Verdict {
     let name = fresh_volume(ctx);
-    ctx.refused(ctx.driver().mount(&name, &holder()), NotFound, "mount of an unknown volume")?;
+    ctx.refused(
+        ctx.driver().mount(&name, &holder()),
+        NotFound,
+        "mount of an unknown volume",
+    )?;
     ctx.refused(ctx.driver().get(&name), NotFound, "get after the refused mount")
 }
 
@@ -232,7 +278,12 @@ fn mount_by_another_holder_gives_the_same_path(ctx: &Ctx<'_>) -> Verdict {
     let name = created(ctx)?;
     let first = mount(ctx, &name, &holder())?;
     let second = mount(ctx, &name, &holder())?;
-    ensure!(first == second, "first {}, then {}", first.display(), second.display());
+    ensure!(
+        first == second,
+        "first {}, then {}",
+        first.display(),
+        second.display()
+    );
     Ok(())
 }
 
@@ -251,7 +302,12 @@ fn mount_of_a_held_id_counts(ctx: &Ctx<'_>) -> Verdict {
     let (name, holder) = (created(ctx)?, holder());
     let first = mount(ctx, &name, &holder)?;
     let second = mount(ctx, &name, &holder)?;
-    ensure!(first == second, "first {}, then {}", first.display(), second.display());
+    ensure!(
+        first == second,
+        "first {}, then {}",
+        first.display(),
+        second.display()
+    );
     ctx.changed(ctx.driver().unmount(&name, &holder), "the first unmount")?;
     still_held(ctx, &name, "after two mounts and one unmount")?;
     ctx.changed(ctx.driver().unmount(&name, &holder), "the second unmount")?;
@@ -280,7 +336,10 @@ fn holders_are_counted_apart(ctx: &Ctx<'_>) -> Verdict {
     mount(ctx, &name, &one)?;
     mount(ctx, &name, &two)?;
     ctx.changed(ctx.driver().unmount(&name, &one), "unmount of the first holder")?;
-    ctx.already_so(ctx.driver().unmount(&name, &one), "the first holder's second unmount")?;
+    ctx.already_so(
+        ctx.driver().unmount(&name, &one),
+        "the first holder's second unmount",
+    )?;
     still_held(ctx, &name, "while the second holder is there")?;
     ctx.changed(ctx.driver().unmount(&name, &two), "unmount of the second holder")?;
     removable(ctx, &name, "after both holders")
@@ -296,13 +355,19 @@ fn an_empty_holder_can_mount(ctx: &Ctx<'_>) -> Verdict {
 
 fn unmount_of_an_unknown_volume_is_already_so(ctx: &Ctx<'_>) -> Verdict {
     let name = fresh_volume(ctx);
-    ctx.already_so(ctx.driver().unmount(&name, &holder()), "unmount of an unknown volume")
+    ctx.already_so(
+        ctx.driver().unmount(&name, &holder()),
+        "unmount of an unknown volume",
+    )
 }
 
 fn unmount_of_an_unknown_holder_is_already_so(ctx: &Ctx<'_>) -> Verdict {
     let name = created(ctx)?;
     mount(ctx, &name, &holder())?;
-    ctx.already_so(ctx.driver().unmount(&name, &holder()), "unmount of an unknown holder")?;
+    ctx.already_so(
+        ctx.driver().unmount(&name, &holder()),
+        "unmount of an unknown holder",
+    )?;
     still_held(ctx, &name, "after somebody else's unmount")
 }
 
@@ -313,7 +378,10 @@ fn concurrent_mounts_all_count(ctx: &Ctx<'_>) -> Verdict {
     for path in super::at_once(8, |n| mount(ctx, &name, &holders[n])) {
         paths.push(path?);
     }
-    ensure!(paths.iter().all(|path| *path == paths[0]), "concurrent mounts gave {paths:?}");
+    ensure!(
+        paths.iter().all(|path| *path == paths[0]),
+        "concurrent mounts gave {paths:?}"
+    );
     for done in super::at_once(7, |n| ctx.driver().unmount(&name, &holders[n])) {
         ctx.changed(done, "a concurrent unmount")?;
     }
@@ -338,9 +406,15 @@ fn the_second_mount_after_an_engine_restart_counts(ctx: &Ctx<'_>) -> Verdict {
     engine_restarts(ctx);
     mount(ctx, &name, &holder)?;
     mount(ctx, &name, &holder)?;
-    ctx.changed(ctx.driver().unmount(&name, &holder), "the new engine's first unmount")?;
+    ctx.changed(
+        ctx.driver().unmount(&name, &holder),
+        "the new engine's first unmount",
+    )?;
     still_held(ctx, &name, "after two mounts and one unmount by the new engine")?;
-    ctx.changed(ctx.driver().unmount(&name, &holder), "the new engine's second unmount")?;
+    ctx.changed(
+        ctx.driver().unmount(&name, &holder),
+        "the new engine's second unmount",
+    )?;
     removable(ctx, &name, "after both unmounts by the new engine")
 }
 
@@ -370,7 +444,10 @@ fn remove_of_a_held_volume_is_refused(ctx: &Ctx<'_>) -> Verdict {
     let path = mount(ctx, &name, &holder())?;
     std::fs::write(path.join("kept"), b"1")?;
     ctx.refused(ctx.driver().remove(&name), InUse, "remove of a held volume")?;
-    ensure!(path.join("kept").is_file(), "the refused remove took the data away");
+    ensure!(
+        path.join("kept").is_file(),
+        "the refused remove took the data away"
+    );
     Ok(())
 }
 
@@ -392,7 +469,10 @@ fn remove_takes_the_data_away(ctx: &Ctx<'_>) -> Verdict {
     removable(ctx, &name, "of a volume with data")?;
     ctx.changed(ctx.driver().create(&name, &ctx.options()), "create after remove")?;
     let path = mount(ctx, &name, &holder())?;
-    ensure!(!path.join("secret").exists(), "the new volume shows the old one's files");
+    ensure!(
+        !path.join("secret").exists(),
+        "the new volume shows the old one's files"
+    );
     Ok(())
 }
 
@@ -411,8 +491,15 @@ fn volumes_survive_a_restart_of_the_driver(ctx: &Ctx<'_>) -> Verdict {
     let name = created(ctx)?;
     ctx.restart()?;
     let info = ctx.driver().get(&name)?;
-    ensure!(info.mountpoint.is_none(), "nobody holds it, but it is at {:?}", info.mountpoint);
-    ctx.already_so(ctx.driver().create(&name, &ctx.options()), "create after the restart")
+    ensure!(
+        info.mountpoint.is_none(),
+        "nobody holds it, but it is at {:?}",
+        info.mountpoint
+    );
+    ctx.already_so(
+        ctx.driver().create(&name, &ctx.options()),
+        "create after the restart",
+    )
 }
 
 fn holds_survive_a_restart_of_the_driver(ctx: &Ctx<'_>) -> Verdict {
@@ -420,8 +507,14 @@ fn holds_survive_a_restart_of_the_driver(ctx: &Ctx<'_>) -> Verdict {
     mount(ctx, &name, &holder)?;
     mount(ctx, &name, &holder)?;
     ctx.restart()?;
-    ctx.changed(ctx.driver().unmount(&name, &holder), "the first unmount after the restart")?;
+    ctx.changed(
+        ctx.driver().unmount(&name, &holder),
+        "the first unmount after the restart",
+    )?;
     still_held(ctx, &name, "after two mounts, a restart and one unmount")?;
-    ctx.changed(ctx.driver().unmount(&name, &holder), "the second unmount after the restart")?;
+    ctx.changed(
+        ctx.driver().unmount(&name, &holder),
+        "the second unmount after the restart",
+    )?;
     removable(ctx, &name, "after both unmounts")
 }

@@ -34,11 +34,15 @@ impl Graph {
     /// Keeps its layers below `home`, which need not exist yet.
     pub fn open(home: &Path) -> Result<Self, Fault> {
         fs::create_dir_all(home).map_err(|error| fault("open folder", home, error))?;
-        Ok(Self { home: home.to_path_buf(), holds: Mutex::default(), layers: Mutex::default() })
+        Ok(Self {
+            home: home.to_path_buf(),
+            holds: Mutex::default(),
+            layers: Mutex::default(),
+        })
     }
 
     /// The twin as a new process finds it.
-    pub fn restarted(self) -> Result<Self, Fault> {
+    pub fn restarted(&self) -> Result<Self, Fault> {
         Self::open(&self.home)
     }
 
@@ -55,16 +59,24 @@ impl Graph {
     }
 
     fn parent(&self, id: &LayerId) -> Option<LayerId> {
-        fs::read_to_string(self.folder(id).join("parent")).ok().and_then(|text| LayerId::new(text).ok())
+        fs::read_to_string(self.folder(id).join("parent"))
+            .ok()
+            .and_then(|text| LayerId::new(text).ok())
     }
 
     fn make(&self, layer: &NewLayer, kind: LayerKind) -> Result<Done, Fault> {
         let id = layer.id.short();
         if let Some(key) = layer.options.keys().next() {
             let key = crate::id::quoted(key);
-            return Err(Fault::invalid(format!("create layer {id}: unknown storage option {key}")));
+            return Err(Fault::invalid(format!(
+                "create layer {id}: unknown storage option {key}"
+            )));
         }
-        let below = layer.parent.as_ref().map(|parent| self.root(parent)).transpose()?;
+        let below = layer
+            .parent
+            .as_ref()
+            .map(|parent| self.root(parent))
+            .transpose()?;
         let _only = locked(&self.layers);
         let definition = (layer.parent.clone(), format!("{kind:?}"));
         if self.root(&layer.id).is_ok() {
@@ -72,7 +84,9 @@ impl Graph {
             if (self.parent(&layer.id), kind) == definition {
                 return Ok(Done::AlreadySo);
             }
-            return Err(Fault::already_exists(format!("layer {id} exists and is another one")));
+            return Err(Fault::already_exists(format!(
+                "layer {id} exists and is another one"
+            )));
         }
         let folder = self.folder(&layer.id);
         fill(&folder, below.as_deref(), &definition).map_err(|error| {
@@ -86,7 +100,10 @@ impl Graph {
     fn against(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<(PathBuf, Vec<Change>), Fault> {
         let root = self.root(id)?;
         let own = self.parent(id);
-        let below = parent.or(own.as_ref()).map(|parent| self.root(parent)).transpose()?;
+        let below = parent
+            .or(own.as_ref())
+            .map(|parent| self.root(parent))
+            .transpose()?;
         let changes = compare(&root, below.as_deref()).map_err(|error| fault("compare", &root, error))?;
         Ok((root, changes))
     }
@@ -115,7 +132,10 @@ fn fill(folder: &Path, below: Option<&Path>, definition: &(Option<LayerId>, Stri
 
 fn copy_tree(from: &Path, to: &Path, links: &mut BTreeMap<u64, PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
-        let (from, to) = { let entry = entry?; (entry.path(), to.join(entry.file_name())) };
+        let (from, to) = {
+            let entry = entry?;
+            (entry.path(), to.join(entry.file_name()))
+        };
         let meta = from.symlink_metadata()?;
         if meta.is_dir() {
             fs::create_dir(&to)?;
@@ -130,7 +150,10 @@ fn copy_tree(from: &Path, to: &Path, links: &mut BTreeMap<u64, PathBuf>) -> io::
                 links.insert(meta.ino(), to.clone());
             }
         } else {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{} is a device", from.display())));
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("{} is a device", from.display()),
+            ));
         }
         copy_attributes(&meta, &to)?;
     }
@@ -158,11 +181,18 @@ fn compare(root: &Path, below: Option<&Path>) -> io::Result<Vec<Change>> {
 }
 
 fn compare_dir(root: &Path, below: Option<&Path>, path: &str, changes: &mut Vec<Change>) -> io::Result<()> {
-    let mut tell = |path: &str, kind| changes.push(Change { path: path.to_owned(), kind });
+    let mut tell = |path: &str, kind| {
+        changes.push(Change {
+            path: path.to_owned(),
+            kind,
+        })
+    };
     let mut dirs = Vec::new();
     for (name, meta) in entries(root)? {
         let path = format!("{path}/{}", name.to_string_lossy());
-        let old = below.map(|below| below.join(&name)).filter(|old| old.symlink_metadata().is_ok());
+        let old = below
+            .map(|below| below.join(&name))
+            .filter(|old| old.symlink_metadata().is_ok());
         let Some(old) = old else {
             tell(&path, ChangeKind::Added);
             if meta.is_dir() {
@@ -183,7 +213,8 @@ fn compare_dir(root: &Path, below: Option<&Path>, path: &str, changes: &mut Vec<
             tell(&format!("{path}/{}", name.to_string_lossy()), ChangeKind::Deleted);
         }
     }
-    dirs.into_iter().try_for_each(|(root, below, path)| compare_dir(&root, below.as_deref(), &path, changes))
+    dirs.into_iter()
+        .try_for_each(|(root, below, path)| compare_dir(&root, below.as_deref(), &path, changes))
 }
 
 fn entries(dir: &Path) -> io::Result<Vec<(std::ffi::OsString, fs::Metadata)>> {
@@ -218,7 +249,11 @@ fn write_archive(root: &Path, changes: &[Change], out: &mut dyn Write) -> io::Re
             let mut header = tar::Header::new_gnu();
             header.set_size(0);
             header.set_mode(0o600);
-            archive.append_data(&mut header, name.with_file_name(OsStr::from_bytes(&hidden)), io::empty())?;
+            archive.append_data(
+                &mut header,
+                name.with_file_name(OsStr::from_bytes(&hidden)),
+                io::empty(),
+            )?;
             continue;
         }
         let meta = root.join(name).symlink_metadata()?;
@@ -258,7 +293,12 @@ fn place(root: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
         dir.push(name);
         match dir.symlink_metadata() {
             Ok(meta) if meta.is_dir() => {}
-            Ok(_) => return Err(refuse(format!("{} passes through what is no directory", path.display()))),
+            Ok(_) => {
+                return Err(refuse(format!(
+                    "{} passes through what is no directory",
+                    path.display()
+                )));
+            }
             Err(_) => fs::create_dir(&dir)?,
         }
     }
@@ -279,7 +319,9 @@ fn read_archive(root: &Path, input: &mut dyn Read) -> io::Result<()> {
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
-        let Some(target) = place(root, &path)? else { continue };
+        let Some(target) = place(root, &path)? else {
+            continue;
+        };
         let name = target.file_name().unwrap_or_default().as_bytes().to_vec();
         if name == OPAQUE {
             let dir = target.parent().unwrap_or(root);
@@ -323,9 +365,15 @@ fn unpack<R: Read>(root: &Path, entry: &mut tar::Entry<'_, R>, target: &Path) ->
             return Err(refuse(format!("the archive ends within {}", target.display())));
         }
     } else {
-        return Err(refuse(format!("{} is of a kind that plain folders cannot hold", target.display())));
+        return Err(refuse(format!(
+            "{} is of a kind that plain folders cannot hold",
+            target.display()
+        )));
     }
-    let (uid, gid) = (u32::try_from(entry.header().uid()?), u32::try_from(entry.header().gid()?));
+    let (uid, gid) = (
+        u32::try_from(entry.header().uid()?),
+        u32::try_from(entry.header().gid()?),
+    );
     let own = target.symlink_metadata()?;
     if (uid.as_ref(), gid.as_ref()) != (Ok(&own.uid()), Ok(&own.gid())) {
         std::os::unix::fs::lchown(target, uid.ok(), gid.ok())?;
@@ -342,7 +390,11 @@ struct Ended<'a> {
 impl Read for Ended<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(buffer)?;
-        let zeros = buffer[..count].iter().rev().take_while(|byte| **byte == 0).count();
+        let zeros = buffer[..count]
+            .iter()
+            .rev()
+            .take_while(|byte| **byte == 0)
+            .count();
         self.zeros = if zeros == count { self.zeros + zeros } else { zeros };
         Ok(count)
     }
@@ -410,7 +462,9 @@ impl GraphPlugin for Graph {
             return Err(Fault::in_use(format!("remove layer {}: it is held", id.short())));
         }
         let listed = fs::read_dir(&self.home).map_err(|error| fault("list", &self.home, error))?;
-        let mut ids = listed.flatten().filter_map(|entry| LayerId::new(entry.file_name().to_string_lossy()).ok());
+        let mut ids = listed
+            .flatten()
+            .filter_map(|entry| LayerId::new(entry.file_name().to_string_lossy()).ok());
         if let Some(child) = ids.find(|child| self.parent(child).as_ref() == Some(id)) {
             let text = format!("remove layer {}: layer {} is over it", id.short(), child.short());
             return Err(Fault::in_use(text));
@@ -421,7 +475,10 @@ impl GraphPlugin for Graph {
     }
 
     fn metadata(&self, id: &LayerId) -> Result<BTreeMap<String, String>, Fault> {
-        Ok(BTreeMap::from([("Dir".into(), self.root(id)?.display().to_string())]))
+        Ok(BTreeMap::from([(
+            "Dir".into(),
+            self.root(id)?.display().to_string(),
+        )]))
     }
 
     fn changes(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<Vec<Change>, Fault> {
@@ -438,11 +495,19 @@ impl GraphPlugin for Graph {
         let present = changes.iter().filter(|change| change.kind != ChangeKind::Deleted);
         let metas = present.filter_map(|change| root.join(&change.path[1..]).symlink_metadata().ok());
         // Hard links once.
-        let sizes: BTreeMap<u64, u64> = metas.filter(fs::Metadata::is_file).map(|meta| (meta.ino(), meta.len())).collect();
+        let sizes: BTreeMap<u64, u64> = metas
+            .filter(fs::Metadata::is_file)
+            .map(|meta| (meta.ino(), meta.len()))
+            .collect();
         Ok(sizes.values().sum())
     }
 
-    fn apply_diff(&self, id: &LayerId, parent: Option<&LayerId>, archive: &mut dyn Read) -> Result<u64, Fault> {
+    fn apply_diff(
+        &self,
+        id: &LayerId,
+        parent: Option<&LayerId>,
+        archive: &mut dyn Read,
+    ) -> Result<u64, Fault> {
         let root = self.root(id)?;
         read_archive(&root, archive)
             .map_err(|error| Fault::invalid(format!("unpack into layer {}", id.short())).because(error))?;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -31,7 +31,12 @@ struct Pool {
 impl Pool {
     fn is_host(&self, address: IpAddr) -> bool {
         let edge = match self.net {
-            IpNet::V4(net) => net.prefix_len() < 31 && [net.network(), net.broadcast()].map(IpAddr::from).contains(&address),
+            IpNet::V4(net) => {
+                net.prefix_len() < 31
+                    && [net.network(), net.broadcast()]
+                        .map(IpAddr::from)
+                        .contains(&address)
+            }
             IpNet::V6(net) => net.prefix_len() < 127 && address == IpAddr::from(net.network()),
         };
         self.net.contains(&address) && !edge
@@ -47,7 +52,10 @@ impl Pool {
 
     fn lease(&self, address: IpAddr) -> AddressLease {
         let address = IpNet::new(address, self.net.prefix_len()).expect("an address of the pool's family");
-        AddressLease { address, data: BTreeMap::new() }
+        AddressLease {
+            address,
+            data: BTreeMap::new(),
+        }
     }
 }
 
@@ -68,7 +76,7 @@ fn address(number: u128, like: &IpNet) -> IpAddr {
 /// An address driver that remembers nothing but what it was asked.
 #[derive(Debug, Default)]
 pub struct Ipam {
-    pools: Mutex<BTreeMap<PoolId, Pool>>,
+    pools: Arc<Mutex<BTreeMap<PoolId, Pool>>>,
     replays: bool,
 }
 
@@ -80,12 +88,18 @@ impl Ipam {
 
     /// One that announces that it wants everything again when an engine starts.
     pub fn replaying() -> Self {
-        Self { replays: true, ..Self::default() }
+        Self {
+            replays: true,
+            ..Self::default()
+        }
     }
 
     /// The twin as a new process finds it.
-    pub fn restarted(self) -> Self {
-        self
+    pub fn restarted(&self) -> Self {
+        Self {
+            pools: Arc::clone(&self.pools),
+            replays: self.replays,
+        }
     }
 }
 
@@ -109,39 +123,77 @@ fn choose(pools: &BTreeMap<PoolId, Pool>, request: &PoolRequest) -> Option<IpNet
                 IpNet::from(Ipv4Net::new(bits.into(), 24).expect("a prefix up to 32"))
             }
         })
-        .find(|net| !pools.values().any(|pool| pool.space == request.space && overlap(&pool.net, net)))
+        .find(|net| {
+            !pools
+                .values()
+                .any(|pool| pool.space == request.space && overlap(&pool.net, net))
+        })
 }
 
 impl IpamDriver for Ipam {
     fn capabilities(&self) -> IpamCapabilities {
-        IpamCapabilities { requires_mac: false, requires_replay: self.replays }
+        IpamCapabilities {
+            requires_mac: false,
+            requires_replay: self.replays,
+        }
     }
 
     fn default_spaces(&self) -> Result<DefaultSpaces, Fault> {
-        let [local, global] = ["TwinLocal", "TwinGlobal"].map(|text| AddressSpace::new(text).expect("plain words"));
+        let [local, global] =
+            ["TwinLocal", "TwinGlobal"].map(|text| AddressSpace::new(text).expect("plain words"));
         Ok(DefaultSpaces { local, global })
     }
 
     fn request_pool(&self, request: &PoolRequest) -> Result<PoolLease, Fault> {
         let mut pools = locked(&self.pools);
-        let chosen = request.pool.map(|net| net.trunc()).or_else(|| choose(&pools, request));
-        let net = chosen.ok_or_else(|| Fault::exhausted(format!("choose a pool in {}: none is left", request.space)))?;
+        let chosen = request
+            .pool
+            .map(|net| net.trunc())
+            .or_else(|| choose(&pools, request));
+        let net = chosen
+            .ok_or_else(|| Fault::exhausted(format!("choose a pool in {}: none is left", request.space)))?;
         let range = request.sub_pool.map_or(net, |sub| sub.trunc());
         if !net.contains(&range) {
-            return Err(Fault::invalid(format!("request pool {net}: the sub-pool {range} lies outside")));
+            return Err(Fault::invalid(format!(
+                "request pool {net}: the sub-pool {range} lies outside"
+            )));
         }
         let id = pool_id(&request.space, &net);
         if let Some(pool) = pools.get_mut(&id) {
             pool.holders += 1;
-            return Ok(PoolLease { id, pool: net, data: BTreeMap::new() });
+            return Ok(PoolLease {
+                id,
+                pool: net,
+                data: BTreeMap::new(),
+            });
         }
-        if let Some(pool) = pools.values().find(|pool| pool.space == request.space && overlap(&pool.net, &net)) {
-            let text = format!("request pool {net} in {}: it overlaps {}", request.space, pool.net);
+        if let Some(pool) = pools
+            .values()
+            .find(|pool| pool.space == request.space && overlap(&pool.net, &net))
+        {
+            let text = format!(
+                "request pool {net} in {}: it overlaps {}",
+                request.space, pool.net
+            );
             return Err(Fault::new(FaultKind::Conflict, text));
         }
         let (space, held) = (request.space.clone(), BTreeSet::new());
-        pools.insert(id.clone(), Pool { space, net, range, holders: 1, gateway: None, held });
-        Ok(PoolLease { id, pool: net, data: BTreeMap::new() })
+        pools.insert(
+            id.clone(),
+            Pool {
+                space,
+                net,
+                range,
+                holders: 1,
+                gateway: None,
+                held,
+            },
+        );
+        Ok(PoolLease {
+            id,
+            pool: net,
+            data: BTreeMap::new(),
+        })
     }
 
     fn release_pool(&self, id: &PoolId) -> Result<Done, Fault> {
@@ -167,12 +219,19 @@ impl IpamDriver for Ipam {
             return Ok(pool.lease(gateway));
         }
         let wanted = request.address.or_else(|| pool.free());
-        let wanted = wanted.ok_or_else(|| Fault::exhausted(format!("pool {}: no address is left", request.pool)))?;
+        let wanted =
+            wanted.ok_or_else(|| Fault::exhausted(format!("pool {}: no address is left", request.pool)))?;
         if !pool.is_host(wanted) {
-            return Err(Fault::invalid(format!("pool {}: {wanted} is no host in it", request.pool)));
+            return Err(Fault::invalid(format!(
+                "pool {}: {wanted} is no host in it",
+                request.pool
+            )));
         }
         if !pool.held.insert(wanted) && (!self.replays || pool.gateway == Some(wanted)) {
-            return Err(Fault::new(FaultKind::Conflict, format!("pool {}: {wanted} is held", request.pool)));
+            return Err(Fault::new(
+                FaultKind::Conflict,
+                format!("pool {}: {wanted} is held", request.pool),
+            ));
         }
         if is_gateway {
             pool.gateway = Some(wanted);

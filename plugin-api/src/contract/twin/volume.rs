@@ -32,12 +32,18 @@ impl Volume {
     /// Keeps its volumes below `home`, which need not exist yet.
     pub fn open(home: &Path) -> Result<Self, Fault> {
         fs::create_dir_all(home).map_err(|error| io("open folder", home, error))?;
-        Ok(Self { home: home.to_path_buf(), volumes: Arc::default() })
+        Ok(Self {
+            home: home.to_path_buf(),
+            volumes: Arc::default(),
+        })
     }
 
     /// The twin as a new process finds it.
-    pub fn restarted(self) -> Self {
-        self
+    pub fn restarted(&self) -> Self {
+        Self {
+            home: self.home.clone(),
+            volumes: Arc::clone(&self.volumes),
+        }
     }
 
     fn path(&self, name: &VolumeName) -> PathBuf {
@@ -76,14 +82,19 @@ impl VolumeDriver for Volume {
     fn create(&self, name: &VolumeName, options: &Options) -> Result<Done, Fault> {
         if let Some(key) = options.keys().find(|key| *key != "size") {
             let key = crate::id::quoted(key);
-            return Err(Fault::invalid(format!("create volume {name}: unknown option {key}, known is size")));
+            return Err(Fault::invalid(format!(
+                "create volume {name}: unknown option {key}, known is size"
+            )));
         }
         let mut volumes = locked(&self.volumes);
         if let Some(entry) = volumes.get(name) {
             if entry.options == *options {
                 return Ok(Done::AlreadySo);
             }
-            let text = format!("volume {name} exists with options {:?}, not {options:?}", entry.options);
+            let text = format!(
+                "volume {name} exists with options {:?}, not {options:?}",
+                entry.options
+            );
             return Err(Fault::already_exists(text));
         }
         let path = self.path(name);
@@ -143,6 +154,9 @@ impl VolumeDriver for Volume {
     }
 
     fn list(&self) -> Result<Vec<VolumeInfo>, Fault> {
-        Ok(locked(&self.volumes).iter().map(|(name, entry)| self.info(name, entry)).collect())
+        Ok(locked(&self.volumes)
+            .iter()
+            .map(|(name, entry)| self.info(name, entry))
+            .collect())
     }
 }
