@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use plugin_api::client::Client;
+use plugin_api::contract::wire::{self, WireSubject};
 use plugin_api::contract::{
-    GraphSubject, IpamSubject, NetworkSubject, Outcome, Report, VolumeSubject, graph, ipam, network, twin,
-    volume,
+    GraphSubject, IpamSubject, NetworkSubject, Outcome, Report, VolumeSubject, graph, ipam, network, twin, volume,
 };
 use plugin_api::server::{Plugin, bind, serve};
 
@@ -178,4 +178,11 @@ fn the_graph_twin_keeps_every_rule_over_a_socket() {
         "an_exact_diff_gives_back_the_archive",
     ];
     skipped(&graph::check(&GraphSubject::new(open).over_a_socket()), &without);
+}
+
+#[test]
+fn the_server_keeps_every_rule_of_the_wire() {
+    let served = Served::new();
+    let subject = WireSubject::new(|| wire::Socket::open(&served.socket).map(Arc::new));
+    skipped(&wire::check(&subject), &[]);
 }

@@ -38,6 +38,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::{Done, Options};
 
 pub mod graph;
+mod http;
 pub mod ipam;
 pub mod network;
 pub mod twin;
