@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** imports nothing of ours, so that it still runs when nothing else builds.
 
+mod lanes;
 mod run;
 mod tidy;
 
@@ -19,11 +20,18 @@ struct Words {
 enum Chore {
     /// Check the rules of the house that no compiler knows.
     Tidy,
+    /// Run the tests: every lane, or the named ones.
+    Test {
+        /// Run only this lane; may be given several times.
+        #[arg(long = "lane", value_name = "NAME")]
+        lanes: Vec<lanes::Lane>,
+    },
 }
 
 fn main() -> Result<()> {
     match Words::parse().chore {
         Chore::Tidy => tidy(),
+        Chore::Test { lanes } => lanes::test(&lanes),
     }
 }
 

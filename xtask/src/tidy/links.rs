@@ -13,12 +13,8 @@ pub(super) fn check(root: &Path, file: &str, body: &str) -> Vec<Complaint> {
             let (path, anchor) = target
                 .split_once('#')
                 .map_or((target, None), |(p, a)| (p, Some(a)));
-            let found = if path.is_empty() {
-                root.join(file)
-            } else {
-                root.join(folder).join(path)
-            };
-            if !found.exists() {
+            let found = root.join(folder).join(path);
+            if !path.is_empty() && !found.exists() {
                 return Some(format!("{file}:{line}: link to {target} leads nowhere"));
             }
             let anchor = anchor?;
