@@ -3,8 +3,11 @@
 //! **Invariant:** imports nothing of ours, so that it still runs when nothing else builds.
 
 mod lanes;
+mod record;
 mod run;
 mod tidy;
+
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -20,6 +23,15 @@ struct Words {
 enum Chore {
     /// Check the rules of the house that no compiler knows.
     Tidy,
+    /// Write down what a real engine says to a plugin.
+    Record {
+        /// Which engine.
+        #[arg(long)]
+        engine: record::Engine,
+        /// We are inside the namespaces already.
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
     /// Run the tests: every lane, or the named ones.
     Test {
         /// Run only this lane; may be given several times.
@@ -28,9 +40,24 @@ enum Chore {
     },
 }
 
-fn main() -> Result<()> {
-    match Words::parse().chore {
+fn main() -> ExitCode {
+    match chore(Words::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chore(chore: Chore) -> Result<()> {
+    match chore {
         Chore::Tidy => tidy(),
+        Chore::Record { engine, inside: true } => record::inside(engine),
+        Chore::Record {
+            engine,
+            inside: false,
+        } => record::record(engine),
         Chore::Test { lanes } => lanes::test(&lanes),
     }
 }
