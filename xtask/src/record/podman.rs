@@ -51,12 +51,16 @@ pub(super) fn drive(home: &Path) -> Result<(String, Vec<Request>)> {
 
 fn podman(home: &Path, line: &str) -> Result<()> {
     println!("podman {line}");
-    let words = line
-        .split_whitespace()
-        .map(|word| if word == "{image}" { IMAGE } else { word });
+    let words = line.split_whitespace().flat_map(|word| match word {
+        "{image}" => vec![IMAGE],
+        "{sleep}" => vec!["/bin/busybox", "sleep", "1000"],
+        word => vec![word],
+    });
     let mut command = run::program("podman");
     command.env("CONTAINERS_CONF", home.join("containers.conf"));
     command.args([
+        "--runtime",
+        "runc",
         "--storage-driver",
         "vfs",
         "--cgroup-manager",
