@@ -32,6 +32,15 @@ enum Chore {
         #[arg(long, hide = true)]
         inside: bool,
     },
+    /// Run the long form of the tests that take as much time as they are given.
+    Soak {
+        /// How many broken requests to read.
+        #[arg(long, default_value_t = 10_000_000)]
+        iterations: u64,
+        /// Where the dice start.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Run the tests: every lane, or the named ones.
     Test {
         /// Run only this lane; may be given several times.
@@ -58,6 +67,7 @@ fn chore(chore: Chore) -> Result<()> {
             engine,
             inside: false,
         } => record::record(engine),
+        Chore::Soak { iterations, seed } => lanes::soak(iterations, seed),
         Chore::Test { lanes } => lanes::test(&lanes),
     }
 }

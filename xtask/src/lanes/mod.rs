@@ -152,6 +152,26 @@ pub(crate) fn test(chosen: &[Lane]) -> Result<()> {
     close(&rows, &skips)
 }
 
+/// The long form of the fuzz tests; optimised, since it is to read as much as it can.
+pub(crate) fn soak(iterations: u64, seed: Option<u64>) -> Result<()> {
+    let mut command = run::cargo();
+    command.args([
+        "test",
+        "--release",
+        "-p",
+        "plugin-api",
+        "--test",
+        "fuzz_wire",
+        "--",
+        "--nocapture",
+    ]);
+    command.env("LONGSHORE_FUZZ_ITERATIONS", iterations.to_string());
+    if let Some(seed) = seed {
+        command.env("LONGSHORE_FUZZ_SEED", seed.to_string());
+    }
+    run::must(&mut command)
+}
+
 /// Everything that `lanes` need, each once, printed lane by lane.
 fn needs(lanes: &[Lane]) -> Vec<Need> {
     let mut all = Vec::new();
