@@ -2,11 +2,13 @@
 //!
 //! **Invariant:** imports nothing of ours, so that it still runs when nothing else builds.
 
+mod bench;
 mod lanes;
 mod record;
 mod run;
 mod tidy;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -23,6 +25,14 @@ struct Words {
 enum Chore {
     /// Check the rules of the house that no compiler knows.
     Tidy,
+    /// Measure ours and a peer in the same run.
+    Bench {
+        /// What to measure: rpc, layers, bridge, overlay, volumes, thin; everything if none is named.
+        rooms: Vec<String>,
+        /// Write the rows to this file too, one JSON object a line.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Write down what a real engine says to a plugin.
     Record {
         /// Which engine.
@@ -67,6 +77,7 @@ fn chore(chore: Chore) -> Result<()> {
             engine,
             inside: false,
         } => record::record(engine),
+        Chore::Bench { rooms, json } => bench::bench(&rooms, json.as_deref()),
         Chore::Soak { iterations, seed } => lanes::soak(iterations, seed),
         Chore::Test { lanes } => lanes::test(&lanes),
     }
