@@ -3,6 +3,7 @@
 //! **Invariant:** imports nothing of ours, so that it still runs when nothing else builds.
 
 mod bench;
+mod demo;
 mod lanes;
 mod record;
 mod run;
@@ -25,6 +26,18 @@ struct Words {
 enum Chore {
     /// Check the rules of the house that no compiler knows.
     Tidy,
+    /// Run the main job from an empty folder, in namespaces of its own, with a timeline.
+    Demo {
+        /// Use this archive of `docker save` instead of a small image of our own.
+        #[arg(long, value_name = "TAR")]
+        image: Option<PathBuf>,
+        /// Leave everything standing until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+        /// We are inside the namespaces already.
+        #[arg(long, hide = true, value_name = "HOME")]
+        inside: Option<PathBuf>,
+    },
     /// Measure ours and a peer in the same run.
     Bench {
         /// What to measure: rpc, layers, bridge, overlay, volumes, thin; everything if none is named.
@@ -62,6 +75,10 @@ enum Chore {
 fn main() -> ExitCode {
     match chore(Words::parse().chore) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<demo::Interrupted>() => {
+            eprintln!("xtask: interrupted");
+            ExitCode::from(130)
+        }
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -77,6 +94,16 @@ fn chore(chore: Chore) -> Result<()> {
             engine,
             inside: false,
         } => record::record(engine),
+        Chore::Demo { image, keep, inside } => {
+            let wishes = demo::Wishes {
+                image: image.as_deref(),
+                keep,
+            };
+            match inside {
+                Some(home) => demo::inside(&home, &wishes),
+                None => demo::demo(&wishes),
+            }
+        }
         Chore::Bench { rooms, json } => bench::bench(&rooms, json.as_deref()),
         Chore::Soak { iterations, seed } => lanes::soak(iterations, seed),
         Chore::Test { lanes } => lanes::test(&lanes),
