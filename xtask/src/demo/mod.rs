@@ -207,7 +207,7 @@ impl Stage {
     fn linger(&self, interrupt: &Interrupt) {
         for host in &self.hosts {
             println!(
-                "kept: nsenter --mount=/proc/{0}/ns/mnt --net=/proc/{0}/root/run/netns/{1}; Ctrl-C ends it",
+                "kept: nsenter --target {} --mount nsenter --net=/run/netns/{}; Ctrl-C ends it",
                 std::process::id(),
                 host.name
             );

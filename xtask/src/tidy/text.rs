@@ -13,9 +13,6 @@ const UNSAFE_FORMS: &[&str] = &["{", "fn", "impl", "trait", "extern", "("];
 
 /// What no tracked file may hold, split so that this file passes its own rule.
 const EVERYWHERE: &[(&str, &str, &str)] = &[
-    ("/ro", "ot/", "a machine's path"),
-    ("/ho", "me/", "a machine's path"),
-    ("/wo", "rk/", "a machine's path"),
     ("gh", "cr.io", "a registry's host name"),
     ("qu", "ay.io", "a registry's host name"),
     ("gc", "r.io", "a registry's host name"),
@@ -25,6 +22,9 @@ const EVERYWHERE: &[(&str, &str, &str)] = &[
     ("index.cr", "ates.io", "a registry's host name"),
     ("static.cr", "ates.io", "a registry's host name"),
 ];
+
+/// Folders in which a checkout or a toolchain of one machine lies.
+const MACHINE: &[(&str, &str)] = &[("/ro", "ot/"), ("/ho", "me/"), ("/wo", "rk/")];
 
 /// Where `Cargo.lock` may fetch from.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
@@ -50,6 +50,11 @@ fn everywhere(file: &str, body: &str) -> Vec<Complaint> {
                 all.push(format!("{file}:{number}: {what} ({head}{tail})"));
             }
         }
+        for (head, tail) in MACHINE {
+            if names_machine_path(line, &format!("{head}{tail}")) {
+                all.push(format!("{file}:{number}: a machine's path ({head}{tail})"));
+            }
+        }
         for (head, tail) in [("TO", "DO"), ("FIX", "ME")] {
             if has_word(line, &format!("{head}{tail}")) {
                 all.push(format!("{file}:{number}: {head}{tail} left behind"));
@@ -57,6 +62,17 @@ fn everywhere(file: &str, body: &str) -> Vec<Complaint> {
         }
     }
     all
+}
+
+/// Whether an absolute path with two more steps below `folder` stands in `line`; a shorter one is an
+/// example's, and one with something before it is a folder of that name elsewhere.
+fn names_machine_path(line: &str, folder: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || "_-.})".contains(c);
+    line.match_indices(folder).any(|(at, _)| {
+        let below = line[at + folder.len()..].trim_start_matches(part);
+        let first = below.len() < line.len() - at - folder.len();
+        !line[..at].ends_with(part) && first && below.starts_with('/')
+    })
 }
 
 fn lock_sources(file: &str, body: &str) -> Vec<Complaint> {
@@ -204,6 +220,17 @@ mod tests {
     fn machine_paths_and_registries_are_refused() {
         for (head, tail, what) in EVERYWHERE {
             refused("packaging/x.service", &format!("A={head}{tail}x"), what);
+        }
+        for (head, tail) in MACHINE {
+            refused(
+                "packaging/x.service",
+                &format!("A={head}{tail}x/y"),
+                "a machine's path",
+            );
+            silent(
+                "src/main.rs",
+                &format!("let upper = \"/layers{head}{tail}x/y\"; // {head}{tail}x"),
+            );
         }
     }
 
