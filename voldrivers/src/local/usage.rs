@@ -33,7 +33,7 @@ pub(super) struct Sight {
 pub(super) fn look_for_users(directory: &Path) -> io::Result<Sight> {
     // The caller's path may lead through symbolic links; the kernel's do not.
     let directory = directory.canonicalize()?;
-    let own = parse(&std::fs::read("/proc/self/mountinfo")?);
+    let own = parse(&std::fs::read("/proc/thread-self/mountinfo")?);
     let Some((device, root)) = locate(&own, &directory) else {
         return Err(io::Error::other("no mount covers it"));
     };
