@@ -230,15 +230,12 @@ impl Drop for World {
                 return;
             }
         }
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-        // The kernel ends the other processes of the namespace after its first one.
-        for _ in 0..200 {
-            if !Path::new(&format!("/proc/{}", self.first)).exists() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+        // The first process ends when all others of its namespace have, and `unshare` with it.
+        let killed = Out::of(&["kill", "-s", "KILL", &self.first.to_string()], &[]);
+        if !killed.succeeded() {
+            let _ = self.holder.kill();
         }
+        let _ = self.holder.wait();
         self.remove_cgroups();
         if let Err(error) = fs::remove_dir_all(&self.root) {
             eprintln!("remove {}: {error}", self.root.display());
