@@ -3,6 +3,14 @@
 use crate::requires;
 use crate::world::{ALL, Longshore, World};
 
+/// Why a case may be skipped.
+const FINE: [&str; 2] = [
+    // It is tried in the other modules, with an engine looking on.
+    "nobody here can restart the driver",
+    // The engine then keeps what it needs to make the archive again.
+    "the driver does not promise exact diffs",
+];
+
 /// Runs the suite `kind` over a longshore with drivers of `kinds`; every case must pass and leave nothing behind.
 #[track_caller]
 fn check(kinds: &[&str], kind: &str, more: &[&str]) {
@@ -18,11 +26,10 @@ fn check(kinds: &[&str], kind: &str, more: &[&str]) {
     let out = world.run(&words);
     println!("{out}");
     let told = out.ok();
-    // Restarts of the driver are tried in the other modules, with an engine looking on.
     let mut skipped = told.lines().filter(|line| line.starts_with("skip"));
-    let skipped = skipped.any(|line| !line.ends_with("nobody here can restart the driver"));
+    let unexplained = skipped.find(|line| !FINE.iter().any(|reason| line.ends_with(reason)));
     assert!(told.contains(" passed, 0 failed"), "{told}");
-    assert!(!skipped, "our own drivers give a case nothing to skip: {told}");
+    assert_eq!(unexplained, None, "{told}");
     world.assert_nothing_left();
     longshore.stop();
 }
