@@ -1,9 +1,10 @@
 //! Sockets, connections and requests.
 //!
 //! One [`Plugin`] behind one socket; several sockets in one process. Connections are kept open for
-//! ever, since an engine that loses one while it writes repeats the call with an empty body. Every verb
-//! runs on the blocking pool under a deadline; a panic is answered as status 500 and takes nothing else
-//! down. On shutdown the sockets stop taking connections, those that wait in the queue are still
+//! ever, since an engine that loses one while it writes repeats the call with an empty body. Each has a
+//! thread of its own: engines keep a handful, and a verb that is answered from memory then costs one
+//! wake-up each way. Verbs that may block run on the blocking pool under a deadline; a panic is answered
+//! as status 500 and takes nothing else down. On shutdown the sockets stop taking connections, those that wait in the queue are still
 //! served, and requests under way are finished.
 
 mod body;
@@ -14,6 +15,7 @@ pub use listen::{BindError, Bound, adopt, bind};
 
 use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use hyper::Request;
@@ -149,25 +151,57 @@ fn queued(bound: &Bound) -> Option<UnixStream> {
     UnixStream::from_std(stream).ok()
 }
 
+/// Stack of a connection's thread: it parses and dispatches, drivers' deep work is on the pool.
+const STACK: usize = 512 << 10;
+
 fn spawn_connection(stream: UnixStream, plugin: Arc<Plugin>, watcher: Watcher, settle: Option<Duration>) {
+    let pool = tokio::runtime::Handle::current();
+    let moved = stream.into_std().and_then(|stream| {
+        let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
+        thread.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(serve_connection(stream, Caller { plugin, pool }, watcher, settle))
+        })
+    });
+    if let Err(error) = moved {
+        tracing::warn!(%error, "serve a connection");
+    }
+}
+
+/// What a connection's requests run with.
+#[derive(Clone)]
+struct Caller {
+    plugin: Arc<Plugin>,
+    /// Where verbs that may block run.
+    pool: tokio::runtime::Handle,
+}
+
+async fn serve_connection(
+    stream: std::os::unix::net::UnixStream,
+    caller: Caller,
+    watcher: Watcher,
+    settle: Option<Duration>,
+) -> io::Result<()> {
+    let stream = UnixStream::from_std(stream)?;
     let peer = EnginePeer {
         pid: stream.peer_cred().ok().and_then(|cred| cred.pid()),
     };
-    tokio::spawn(async move {
-        if let Some(settle) = settle {
-            let _ = tokio::time::timeout(settle, stream.readable()).await;
-        }
-        let service = service_fn(move |request: Request<Incoming>| {
-            let plugin = Arc::clone(&plugin);
-            async move { Ok::<_, std::convert::Infallible>(dispatch::answer(plugin, peer, request).await) }
-        });
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .max_buf_size(64 << 10);
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(%error, "a connection broke");
-        }
+    if let Some(settle) = settle {
+        let _ = tokio::time::timeout(settle, stream.readable()).await;
+    }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let caller = caller.clone();
+        async move { Ok::<_, std::convert::Infallible>(dispatch::answer(caller, peer, request).await) }
     });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(64 << 10);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a connection broke");
+    }
+    Ok(())
 }
