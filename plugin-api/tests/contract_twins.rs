@@ -7,7 +7,8 @@ use std::time::Duration;
 use plugin_api::client::Client;
 use plugin_api::contract::wire::{self, WireSubject};
 use plugin_api::contract::{
-    GraphSubject, IpamSubject, NetworkSubject, Outcome, Report, VolumeSubject, graph, ipam, network, twin, volume,
+    GraphSubject, IpamSubject, NetworkSubject, Outcome, Report, VolumeSubject, graph, ipam, network, twin,
+    volume,
 };
 use plugin_api::server::{Plugin, bind, serve};
 

@@ -100,10 +100,10 @@ impl Ground {
         self.kill();
         let fault = format!("{fault}:{}", self.path("armed").display());
         let tool = self.inside().env("LONGSHORE_FAULT", fault);
-        let tool = tool.env("RUST_BACKTRACE", "1").arg(env!("CARGO_BIN_EXE_longshore"));
         let tool = tool
-            .args(["serve", "--config"])
-            .arg(self.path("longshore.toml"));
+            .env("RUST_BACKTRACE", "1")
+            .arg(env!("CARGO_BIN_EXE_longshore"));
+        let tool = tool.args(["serve", "--config"]).arg(self.path("longshore.toml"));
         self.longshore = Some(tool.spawn_logging(log(self.root.path())).unwrap());
         let socket = self.path("sockets/crash.sock");
         eventually("longshore has started", || {

@@ -86,11 +86,7 @@ impl Scene {
 
     fn finish(ground: &mut Ground, rehearsal: &Rehearsal) {
         ground.stop();
-        let left: Vec<_> = ground
-            .records()
-            .difference(&rehearsal.records)
-            .cloned()
-            .collect();
+        let left: Vec<_> = ground.records().difference(&rehearsal.records).cloned().collect();
         assert!(left.is_empty(), "records are left:\n{}", left.join("\n"));
     }
 
@@ -108,7 +104,10 @@ impl Scene {
     pub(crate) fn dies(&self) {
         let mut ground = Ground::new(self.drivers);
         let rehearsal = self.rehearse(&mut ground);
-        assert!(rehearsal.changes > 0, "the verb changes nothing, so nothing is swept");
+        assert!(
+            rehearsal.changes > 0,
+            "the verb changes nothing, so nothing is swept"
+        );
         assert_eq!(ground.start("die:1"), Start::Up);
         let mut at = 1;
         loop {

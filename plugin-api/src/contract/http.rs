@@ -35,13 +35,21 @@ pub(super) fn read(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Mess
 
 /// Reads a message up to its body.
 pub(super) fn read_head(stream: &mut BufReader<UnixStream>) -> io::Result<Option<Message>> {
-    let Some(first) = line(stream)? else { return Ok(None) };
+    let Some(first) = line(stream)? else {
+        return Ok(None);
+    };
     let mut headers = Vec::new();
     while let Some(text) = line(stream)?.filter(|text| !text.is_empty()) {
-        let (name, value) = text.split_once(':').ok_or_else(|| io::Error::other(format!("the header {text:?}")))?;
+        let (name, value) = text
+            .split_once(':')
+            .ok_or_else(|| io::Error::other(format!("the header {text:?}")))?;
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    Ok(Some(Message { first, headers, body: Vec::new() }))
+    Ok(Some(Message {
+        first,
+        headers,
+        body: Vec::new(),
+    }))
 }
 
 fn line(stream: &mut BufReader<UnixStream>) -> io::Result<Option<String>> {
@@ -50,13 +58,20 @@ fn line(stream: &mut BufReader<UnixStream>) -> io::Result<Option<String>> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    Ok(Some(String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned()))
+    Ok(Some(
+        String::from_utf8_lossy(&bytes)
+            .trim_end_matches(['\r', '\n'])
+            .to_owned(),
+    ))
 }
 
 /// Reads the body that the headers announce.
 pub(super) fn read_body(stream: &mut BufReader<UnixStream>, head: &Message) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
-    if head.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
+    if head
+        .header("transfer-encoding")
+        .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
+    {
         loop {
             let text = line(stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
             let size = text.split(';').next().unwrap_or_default().trim();
@@ -70,7 +85,10 @@ pub(super) fn read_body(stream: &mut BufReader<UnixStream>, head: &Message) -> i
             }
         }
     }
-    let length: u64 = head.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let length: u64 = head
+        .header("content-length")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
     stream.take(length).read_to_end(&mut body)?;
     if (body.len() as u64) < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
