@@ -27,6 +27,13 @@ impl<T> Told<T> for Result<T, Fault> {
 }
 
 impl Plugins {
+    /// What a plugin says it implements.
+    pub(crate) fn speaks(&self, name: &str) -> Result<Vec<String>> {
+        self.connect(name)?
+            .activate()
+            .told(|| format!("activate plugin {name}"))
+    }
+
     fn reach(&self, name: &str, subsystem: &str) -> Result<Client> {
         let client = self.connect(name)?;
         let speaks = client.activate().told(|| format!("activate plugin {name}"))?;
@@ -45,7 +52,7 @@ impl Plugins {
         if !path.exists() {
             bail!("plugin {name} not found: there is no socket {}", path.display());
         }
-        Ok(Client::connect(path))
+        Client::connect(&path).told(|| format!("reach plugin {name}"))
     }
 
     /// What a plugin says it implements; nothing where it is missing.
@@ -54,18 +61,15 @@ impl Plugins {
     }
 
     pub(crate) fn network(&self, name: &str) -> Result<RemoteNetwork> {
-        let client = self.reach(name, "NetworkDriver")?;
-        client.network().told(|| format!("ask plugin {name} for its capabilities"))
+        Ok(self.reach(name, "NetworkDriver")?.network())
     }
 
     pub(crate) fn ipam(&self, name: &str) -> Result<RemoteIpam> {
-        let client = self.reach(name, "IpamDriver")?;
-        client.ipam().told(|| format!("ask plugin {name} for its capabilities"))
+        Ok(self.reach(name, "IpamDriver")?.ipam())
     }
 
     pub(crate) fn volume(&self, name: &str) -> Result<RemoteVolume> {
-        let client = self.reach(name, "VolumeDriver")?;
-        client.volume().told(|| format!("ask plugin {name} for its capabilities"))
+        Ok(self.reach(name, "VolumeDriver")?.volume())
     }
 
     pub(crate) fn graph(&self, name: &str) -> Result<RemoteGraph> {
