@@ -1,3 +1,134 @@
-//! Placeholder.
+//! longshore: storage and network drivers for any container engine, in one binary.
+//!
+//! The front desk: parse arguments, load the configuration, assemble drivers, serve, drain. The only
+//! crate that knows every driver.
 
-fn main() {}
+mod assemble;
+mod config;
+mod observe;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{CommandFactory, Parser, Subcommand};
+
+use config::{Config, Kind, resolve::Flags};
+
+/// Storage and network drivers for any container engine.
+#[derive(Debug, Parser)]
+#[command(name = "longshore", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the configured drivers until SIGTERM
+    Serve(Where),
+    /// Check the configuration and show what it means
+    Check(Where),
+    /// Write the manual pages into a folder
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Where {
+    /// Configuration file [default: /etc/longshore/longshore.toml if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of the drivers' state [default: /var/lib/longshore]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// Folder of the sockets, NAME.sock [default: /run/docker/plugins]
+    #[arg(long, value_name = "DIR")]
+    sockets: Option<PathBuf>,
+    /// Log filter: error, warn, info, debug, or by module [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Serve only these kinds of drivers
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    only: Vec<Kind>,
+}
+
+impl From<Where> for Flags {
+    fn from(given: Where) -> Self {
+        let Where {
+            config,
+            state,
+            sockets,
+            log,
+            only,
+        } = given;
+        Self {
+            config,
+            state,
+            sockets,
+            log,
+            only,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("longshore: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(given) => {
+            let config = Config::load(&given.into())?;
+            observe::start(&config.log)?;
+            serve::serve(&config)
+        }
+        Command::Check(given) => {
+            check(&Config::load(&given.into())?);
+            Ok(())
+        }
+        Command::Man { folder } => {
+            std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+            clap_mangen::generate_to(Arguments::command(), &folder)
+                .with_context(|| format!("write manual pages into {}", folder.display()))
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Arguments::command(),
+                "longshore",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
+    }
+}
+
+fn check(config: &Config) {
+    println!("sockets in {}, logs at {}", config.sockets.display(), config.log);
+    for (name, instances) in &config.plugins {
+        println!("{name}.sock");
+        for instance in instances {
+            println!(
+                "  {:<8} {:<8} state in {}",
+                instance.kind.as_str(),
+                instance.driver,
+                instance.state.display()
+            );
+        }
+    }
+}

@@ -8,6 +8,7 @@
 //! Wrappers are small values with total functions. Their [`Error`] carries the operation, its subject
 //! and the errno. File descriptors are `OwnedFd` or `BorrowedFd`, never numbers.
 
+pub mod activation;
 pub mod error;
 pub mod exec;
 pub mod fault;

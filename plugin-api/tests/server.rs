@@ -1,5 +1,7 @@
 //! The server's own promises, over real sockets: panics, deadlines, draining, callers that hang up.
 
+#![allow(clippy::unwrap_used)] // a test may stop where it stumbles
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -163,14 +165,14 @@ fn a_mount_that_was_heard_of_is_not_taken_back() {
 #[test]
 fn draining_finishes_what_is_under_way_and_removes_the_socket() {
     let mut served = Served::start();
-    let (begun, began) = mpsc::channel();
+    let (ready, is_ready) = mpsc::channel();
     let path = served.path.clone();
     let caller = thread::spawn(move || {
         let volumes = Client::connect(&path).unwrap().volume();
-        begun.send(()).unwrap();
+        ready.send(()).unwrap();
         volumes.mount(&name("slow"), &holder())
     });
-    began.recv().unwrap();
+    is_ready.recv().unwrap();
     while served.driver.mounts.load(Ordering::SeqCst) == 0 {
         thread::yield_now();
     }
@@ -218,7 +220,7 @@ fn hostile_requests_are_refused_and_the_next_is_served() {
         ("no http at all\r\n\r\n".into(), 400),
         (post("/VolumeDriver.List", ""), 200),
     ] {
-        assert_eq!(status_of(&served, request.as_bytes()), status, "{:.60}", request);
+        assert_eq!(status_of(&served, request.as_bytes()), status, "{request:.60}");
     }
     served.stop();
 }

@@ -1,0 +1,1 @@
+//! Twins with one broken rule each.

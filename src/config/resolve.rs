@@ -1,0 +1,219 @@
+//! What the file means: checked values, defaults in one place. Nobody reads the file after this.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+
+use super::file::{Driver, File};
+
+/// The file read when none is named, if it is there.
+pub(crate) const DEFAULT_FILE: &str = "/etc/longshore/longshore.toml";
+const DEFAULT_STATE: &str = "/var/lib/longshore";
+const DEFAULT_SOCKETS: &str = "/run/docker/plugins";
+/// The one name under which everything is served when there is no file.
+const DEFAULT_NAME: &str = "longshore";
+
+/// The four kinds of drivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Kind {
+    /// Layers.
+    Graph,
+    /// Networks.
+    Network,
+    /// Addresses.
+    Ipam,
+    /// Volumes.
+    Volume,
+}
+
+impl Kind {
+    /// As in the file: `graph`, `network`, `ipam`, `volume`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Graph => "graph",
+            Self::Network => "network",
+            Self::Ipam => "ipam",
+            Self::Volume => "volume",
+        }
+    }
+
+    /// The drivers of this kind.
+    pub(crate) fn drivers(self) -> &'static [&'static str] {
+        match self {
+            Self::Graph => &["overlay"],
+            Self::Network => &["bridge"],
+            Self::Ipam | Self::Volume => &["local"],
+        }
+    }
+}
+
+/// A driver to be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Instance {
+    /// What it drives.
+    pub(crate) kind: Kind,
+    /// Which driver.
+    pub(crate) driver: String,
+    /// Its own folder.
+    pub(crate) state: PathBuf,
+}
+
+/// The configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Where sockets are made.
+    pub(crate) sockets: PathBuf,
+    /// Log filter.
+    pub(crate) log: String,
+    /// Drivers by the name of their socket.
+    pub(crate) plugins: BTreeMap<String, Vec<Instance>>,
+}
+
+/// What the command line says over the file.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Flags {
+    /// A file that must be there.
+    pub(crate) config: Option<PathBuf>,
+    /// Over `state`.
+    pub(crate) state: Option<PathBuf>,
+    /// Over `sockets`.
+    pub(crate) sockets: Option<PathBuf>,
+    /// Over `log`.
+    pub(crate) log: Option<String>,
+    /// Serve only these kinds; empty is all.
+    pub(crate) only: Vec<Kind>,
+}
+
+impl Config {
+    /// Built-in values, then the file, then the flags.
+    pub(crate) fn load(flags: &Flags) -> anyhow::Result<Self> {
+        let default = Path::new(DEFAULT_FILE);
+        let file = match &flags.config {
+            Some(path) => File::read(path)?,
+            None if default.exists() => File::read(default)?,
+            None => File { ..everything() },
+        };
+        Self::resolve(file, flags)
+    }
+
+    fn resolve(file: File, flags: &Flags) -> anyhow::Result<Self> {
+        let folder = |flag: &Option<PathBuf>, written: Option<PathBuf>, otherwise: &str| {
+            let path = flag.clone().or(written).unwrap_or_else(|| otherwise.into());
+            std::path::absolute(&path).with_context(|| format!("make {} absolute", path.display()))
+        };
+        let state = folder(&flags.state, file.state, DEFAULT_STATE)?;
+        let sockets = folder(&flags.sockets, file.sockets, DEFAULT_SOCKETS)?;
+        let log = flags.log.clone().or(file.log).unwrap_or_else(|| "info".into());
+        let mut plugins: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
+        let tables = [
+            (Kind::Graph, file.graph),
+            (Kind::Network, file.network),
+            (Kind::Ipam, file.ipam),
+            (Kind::Volume, file.volume),
+        ];
+        for (kind, table) in tables {
+            if !flags.only.is_empty() && !flags.only.contains(&kind) {
+                continue;
+            }
+            for (name, driver) in table {
+                let instance = instance(kind, &name, driver, &state)?;
+                plugins.entry(name).or_default().push(instance);
+            }
+        }
+        ensure!(
+            !plugins.is_empty(),
+            "no driver is configured; add a table such as [volume.longshore]"
+        );
+        Ok(Self {
+            sockets,
+            log,
+            plugins,
+        })
+    }
+}
+
+fn everything() -> File {
+    let one = |driver: &str| {
+        BTreeMap::from([(
+            DEFAULT_NAME.to_owned(),
+            Driver {
+                driver: driver.to_owned(),
+            },
+        )])
+    };
+    File {
+        graph: one("overlay"),
+        network: one("bridge"),
+        ipam: one("local"),
+        volume: one("local"),
+        ..File::default()
+    }
+}
+
+fn instance(kind: Kind, name: &str, driver: Driver, state: &Path) -> anyhow::Result<Instance> {
+    let table = format!("[{}.{name}]", kind.as_str());
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    let begins_well = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    ensure!(
+        begins_well && name.len() <= 64 && name.bytes().all(plain),
+        "{table}: the name becomes a socket's name: up to 64 letters, digits, '_', '.' and '-', \
+         beginning with a letter or a digit"
+    );
+    if !kind.drivers().contains(&driver.driver.as_str()) {
+        bail!(
+            "{table}: driver {:?} is not known; there is {}",
+            driver.driver,
+            kind.drivers().join(", ")
+        );
+    }
+    Ok(Instance {
+        kind,
+        driver: driver.driver,
+        state: state.join(kind.as_str()).join(name),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str) -> anyhow::Result<Config> {
+        Config::resolve(toml::from_str(text)?, &Flags::default())
+    }
+
+    #[test]
+    fn without_a_file_one_name_serves_everything() {
+        let config = Config::resolve(everything(), &Flags::default()).unwrap();
+        let instances = &config.plugins["longshore"];
+        assert_eq!(instances.len(), 4);
+        assert_eq!(
+            instances[0].state,
+            Path::new("/var/lib/longshore/graph/longshore")
+        );
+    }
+
+    #[test]
+    fn tables_of_one_name_share_a_socket() {
+        let config = resolve(
+            "[ipam.a]\ndriver=\"local\"\n[network.a]\ndriver=\"bridge\"\n[volume.b]\ndriver=\"local\"",
+        )
+        .unwrap();
+        assert_eq!((config.plugins["a"].len(), config.plugins["b"].len()), (2, 1));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, part) in [
+            (
+                "[graph.a]\ndriver=\"zfs\"",
+                "driver \"zfs\" is not known; there is overlay",
+            ),
+            ("[graph.\"../x\"]\ndriver=\"overlay\"", "socket's name"),
+            ("state = \"/x\"", "no driver is configured"),
+        ] {
+            let told = format!("{:#}", resolve(text).unwrap_err());
+            assert!(told.contains(part), "{told}");
+        }
+    }
+}
