@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use kernel::fsutil::Folder;
 use oci_spec::runtime::{
-    Capability, Linux, LinuxCapabilitiesBuilder, LinuxDeviceCgroupBuilder, LinuxNamespace, LinuxNamespaceBuilder,
-    LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder, Process, RootBuilder, Spec, User, UserBuilder,
-    get_default_mounts,
+    Capability, Linux, LinuxCapabilitiesBuilder, LinuxDeviceCgroupBuilder, LinuxNamespace,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResourcesBuilder, Mount, MountBuilder, Process,
+    RootBuilder, Spec, User, UserBuilder, get_default_mounts,
 };
 
 use crate::state::container::Recipe;
@@ -62,7 +62,10 @@ pub(crate) struct Parts<'a> {
 /// Makes the runtime's configuration.
 pub(crate) fn spec(parts: &Parts<'_>) -> Result<Spec> {
     let mut spec = Spec::default();
-    let root = RootBuilder::default().path(parts.rootfs).readonly(false).build()?;
+    let root = RootBuilder::default()
+        .path(parts.rootfs)
+        .readonly(false)
+        .build()?;
     let mut mounts = get_default_mounts();
     // Control groups stay the host's business: their mount differs too much between hosts.
     mounts.retain(|mount| mount.typ().as_deref() != Some("cgroup"));
@@ -139,7 +142,10 @@ fn linux(parts: &Parts<'_>) -> Result<Linux> {
             .path(parts.netns)
             .build()?,
     );
-    let nothing = LinuxDeviceCgroupBuilder::default().allow(false).access("rwm").build()?;
+    let nothing = LinuxDeviceCgroupBuilder::default()
+        .allow(false)
+        .access("rwm")
+        .build()?;
     let resources = LinuxResourcesBuilder::default().devices(vec![nothing]).build()?;
     let mut linux = Linux::default();
     linux
@@ -210,12 +216,19 @@ pub(crate) fn user(typed: &str, accounts: &Accounts) -> Result<User> {
     };
     let login = entry.map_or("", |entry| entry[0]);
     let member = |fields: &Vec<&str>| fields.len() > 3 && fields[3].split(',').any(|one| one == login);
-    let groups = accounts.group.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let groups = accounts
+        .group
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>());
     let more: Vec<u32> = groups
         .filter(|fields| !login.is_empty() && member(fields))
         .filter_map(|fields| fields[2].parse().ok())
         .collect();
-    Ok(UserBuilder::default().uid(uid).gid(gid).additional_gids(more).build()?)
+    Ok(UserBuilder::default()
+        .uid(uid)
+        .gid(gid)
+        .additional_gids(more)
+        .build()?)
 }
 
 #[cfg(test)]
@@ -265,14 +278,25 @@ mod tests {
         })
         .unwrap();
         let mounts = spec.mounts().as_ref().unwrap();
-        let place = |target: &str| mounts.iter().position(|mount| mount.destination() == Path::new(target));
+        let place = |target: &str| {
+            mounts
+                .iter()
+                .position(|mount| mount.destination() == Path::new(target))
+        };
         assert!(place("/a") < place("/a/b"));
         let inner = &mounts[place("/a/b").unwrap()];
         assert!(inner.options().as_ref().unwrap().contains(&"ro".to_owned()));
-        assert!(mounts.iter().all(|mount| mount.typ().as_deref() != Some("cgroup")));
+        assert!(
+            mounts
+                .iter()
+                .all(|mount| mount.typ().as_deref() != Some("cgroup"))
+        );
         let linux = spec.linux().as_ref().unwrap();
         let network = linux.namespaces().as_ref().unwrap().iter();
-        let network = network.clone().find(|one| one.typ() == LinuxNamespaceType::Network).unwrap();
+        let network = network
+            .clone()
+            .find(|one| one.typ() == LinuxNamespaceType::Network)
+            .unwrap();
         assert_eq!(network.path().as_deref(), Some(Path::new("/run/n")));
         let env = spec.process().as_ref().unwrap().env().as_ref().unwrap();
         assert!(env.contains(&"X=1".to_owned()) && env.contains(&"HOME=/root".to_owned()));

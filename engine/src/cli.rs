@@ -299,7 +299,17 @@ mod tests {
 
     #[test]
     fn words_behind_the_image_are_the_containers() {
-        let typed = ["longshore-engine", "run", "--rm", "-p", "80:80", "box", "sh", "-c", "--rm"];
+        let typed = [
+            "longshore-engine",
+            "run",
+            "--rm",
+            "-p",
+            "80:80",
+            "box",
+            "sh",
+            "-c",
+            "--rm",
+        ];
         let cli = Cli::try_parse_from(typed).unwrap();
         let Command::Run(run) = cli.command else {
             panic!("not a run");

@@ -69,11 +69,17 @@ pub(crate) fn below(root: &Path, path: &Path) -> Result<Place> {
 /// Finds a path of the host.
 pub(crate) fn on_host(path: &Path) -> Result<Place> {
     if let Ok(folder) = path.canonicalize().map_err(anyhow::Error::from).and_then(|path| {
-        if path.is_dir() { Ok(Folder::open(&path)?) } else { bail!("no folder") }
+        if path.is_dir() {
+            Ok(Folder::open(&path)?)
+        } else {
+            bail!("no folder")
+        }
     }) {
         return Ok(Place { folder, name: None });
     }
-    let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
+    let name = path
+        .file_name()
+        .with_context(|| format!("{} names no file", path.display()))?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new(".")).canonicalize()?;
     Ok(Place {
@@ -213,7 +219,15 @@ mod tests {
         copy(source, below(to.path(), Path::new("/")).unwrap(), OsStr::new("a")).unwrap();
         assert_eq!(fs::read_to_string(to.path().join("a/b/link")).unwrap(), "text");
         let source = below(to.path(), Path::new("/a")).unwrap();
-        copy(source, on_host(&from.path().join("copy")).unwrap(), OsStr::new("a")).unwrap();
-        assert_eq!(fs::read_to_string(from.path().join("copy/b/file")).unwrap(), "text");
+        copy(
+            source,
+            on_host(&from.path().join("copy")).unwrap(),
+            OsStr::new("a"),
+        )
+        .unwrap();
+        assert_eq!(
+            fs::read_to_string(from.path().join("copy/b/file")).unwrap(),
+            "text"
+        );
     }
 }

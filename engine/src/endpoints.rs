@@ -7,25 +7,31 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
+use plugin_api::Options;
 use plugin_api::id::{EndpointId, MacAddr, NetworkId, PoolId, SandboxKey};
 use plugin_api::ipam::{AddressPurpose, AddressRequest, IpamDriver};
 use plugin_api::network::{
-    ConnectivitySpec, EndpointInterface, EndpointRef, EndpointSpec, ExposedPort, JoinPlan, JoinSpec, NetworkDriver,
-    PortBinding,
+    ConnectivitySpec, EndpointInterface, EndpointRef, EndpointSpec, ExposedPort, JoinPlan, JoinSpec,
+    NetworkDriver, PortBinding,
 };
-use plugin_api::Options;
 
 use crate::engine::Engine;
 use crate::plugins::Told;
+use crate::ports;
 use crate::sandbox::{self, Wanted};
 use crate::state::container::{Container, Endpoint, Leg};
 use crate::state::network::Network;
 use crate::state::{fresh_id, short};
-use crate::ports;
 
 fn leg<'a>(container: &'a Container, network: &str) -> Result<&'a Leg> {
     let found = container.legs.iter().find(|leg| leg.network == network);
-    found.with_context(|| format!("container {} is not in network {}", container.name, short(network)))
+    found.with_context(|| {
+        format!(
+            "container {} is not in network {}",
+            container.name,
+            short(network)
+        )
+    })
 }
 
 /// Changes the record of one endpoint.
@@ -129,7 +135,11 @@ fn addresses(engine: &Engine, id: &str, network: &Network, leg: &Leg) -> Result<
         interface.mac = Some(random_mac()?);
     }
     for v6 in [false, true] {
-        let typed: Option<IpAddr> = if v6 { leg.ip6.map(Into::into) } else { leg.ip.map(Into::into) };
+        let typed: Option<IpAddr> = if v6 {
+            leg.ip6.map(Into::into)
+        } else {
+            leg.ip.map(Into::into)
+        };
         let Some(pool) = network.pool_of(typed, v6) else {
             if let Some(typed) = typed {
                 anyhow::bail!("address {typed} is in no subnet of network {}", network.name);
@@ -201,7 +211,10 @@ fn plug(
     let wanted = Wanted {
         name: free_name(container, &link.prefix),
         mac: interface.mac,
-        addresses: [interface.address, interface.address_v6].into_iter().flatten().collect(),
+        addresses: [interface.address, interface.address_v6]
+            .into_iter()
+            .flatten()
+            .collect(),
         gateway,
         gateway_v6,
         routes: plan.routes.clone(),
@@ -217,7 +230,10 @@ fn plug(
 
 /// Opens the published ports on the leg that leads out.
 pub(crate) fn publish(engine: &Engine, id: &str) -> Result<()> {
-    let container = engine.store.container_by_id(id)?.context("the container is gone")?;
+    let container = engine
+        .store
+        .container_by_id(id)?
+        .context("the container is gone")?;
     let (published, exposed) = port_lists(&container);
     let outward = container.legs.iter().find_map(|leg| {
         let endpoint = leg.endpoint.as_ref()?;
@@ -248,7 +264,10 @@ pub(crate) fn publish(engine: &Engine, id: &str) -> Result<()> {
 
 /// Takes a container out of a network. Repeatable.
 pub(crate) fn detach(engine: &Engine, id: &str, network_id: &str) -> Result<()> {
-    let container = engine.store.container_by_id(id)?.context("the container is gone")?;
+    let container = engine
+        .store
+        .container_by_id(id)?
+        .context("the container is gone")?;
     let Some(endpoint) = &leg(&container, network_id)?.endpoint else {
         return Ok(());
     };
@@ -268,7 +287,10 @@ pub(crate) fn detach(engine: &Engine, id: &str, network_id: &str) -> Result<()> 
     driver
         .delete_endpoint(&at)
         .told(|| format!("delete endpoint in network {}", network.name))?;
-    let rows = [(&endpoint.pool, endpoint.address), (&endpoint.pool_v6, endpoint.address_v6)];
+    let rows = [
+        (&endpoint.pool, endpoint.address),
+        (&endpoint.pool_v6, endpoint.address_v6),
+    ];
     for (pool, address) in rows {
         let (Some(pool), Some(address)) = (pool, address) else {
             continue;

@@ -189,7 +189,12 @@ impl Engine {
     }
 
     /// The driver of a volume, making the volume at `driver` if nobody has it.
-    pub(crate) fn ensure_volume(&self, driver: &str, name: &str, options: &plugin_api::Options) -> Result<String> {
+    pub(crate) fn ensure_volume(
+        &self,
+        driver: &str,
+        name: &str,
+        options: &plugin_api::Options,
+    ) -> Result<String> {
         let known = self.store.volumes()?;
         if let Some(known) = known.into_iter().find(|one| one.name == name) {
             return Ok(known.driver);
@@ -219,7 +224,11 @@ impl Engine {
     pub(crate) fn make_layers(&self, container: &Container) -> Result<()> {
         let graph = self.graph()?;
         let image = self.store.image(&container.image)?;
-        let top = image.top().map(|top| self.store.layer(top)).transpose()?.flatten();
+        let top = image
+            .top()
+            .map(|top| self.store.layer(top))
+            .transpose()?
+            .flatten();
         let init = layers::new_layer(&container.init_layer(), top.map(|top| top.cache).as_deref())?;
         let own = layers::new_layer(&container.layer(), Some(&container.init_layer()))?;
         graph.create(&init).told(|| "create init layer".into())?;
@@ -278,4 +287,3 @@ pub(crate) fn monitor_lives(container: &Container) -> Result<bool> {
     let pid = i32::try_from(pid).context("a process id fits")?;
     Ok(Identity { pid, started }.is_alive()?)
 }
-

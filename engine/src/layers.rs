@@ -3,9 +3,9 @@
 use std::io::{Read, Write};
 
 use anyhow::{Context, Result, bail};
+use plugin_api::Options;
 use plugin_api::graph::{GraphPlugin, NewLayer};
 use plugin_api::id::LayerId;
-use plugin_api::Options;
 use sha2::{Digest, Sha256};
 
 use crate::images::sha256;
@@ -89,7 +89,11 @@ pub(crate) fn add(
     let known = store.layer(&chain)?;
     if let Some(known) = &known {
         let id = LayerId::new(&known.cache)?;
-        if known.ready && graph.exists(&id).told(|| format!("look for layer {}", short(&chain)))? {
+        if known.ready
+            && graph
+                .exists(&id)
+                .told(|| format!("look for layer {}", short(&chain)))?
+        {
             return Ok(chain);
         }
         graph
@@ -149,7 +153,11 @@ pub(crate) fn collect(store: &Store, lock: &Locked, graph: &dyn GraphPlugin) -> 
     unused.retain(|layer| !images.iter().any(|image| image.chain.contains(&layer.chain_id)));
     let mut gone = Vec::new();
     while !unused.is_empty() {
-        let free = |one: &Layer| !unused.iter().any(|other| other.parent.as_ref() == Some(&one.chain_id));
+        let free = |one: &Layer| {
+            !unused
+                .iter()
+                .any(|other| other.parent.as_ref() == Some(&one.chain_id))
+        };
         let Some(at) = unused.iter().position(free) else {
             bail!("records of layers go in circles");
         };

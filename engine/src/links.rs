@@ -30,7 +30,13 @@ pub(crate) fn shared_address(from: &Container, to: &Container) -> Option<IpAddr>
 pub(crate) fn variables(own_name: &str, alias: &str, target: &Container, address: IpAddr) -> Vec<String> {
     let prefix: String = alias
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_uppercase()
+            } else {
+                '_'
+            }
+        })
         .collect();
     let mut exposed: Vec<_> = target
         .recipe
@@ -54,7 +60,9 @@ pub(crate) fn variables(own_name: &str, alias: &str, target: &Container, address
         all.push(format!("{stem}_PROTO={protocol}"));
     }
     let foreign = target.recipe.env.iter().filter(|row| {
-        !["PATH=", "HOME=", "HOSTNAME="].iter().any(|own| row.starts_with(own))
+        !["PATH=", "HOME=", "HOSTNAME="]
+            .iter()
+            .any(|own| row.starts_with(own))
     });
     all.extend(foreign.map(|row| format!("{prefix}_ENV_{row}")));
     all

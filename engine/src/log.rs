@@ -34,7 +34,9 @@ pub(crate) fn keep(mut from: impl Read, stream: Stream, log: &Arc<Mutex<File>>) 
             Err(error) => return Err(error),
         };
         let piece = frame(stream, &crate::state::now(), &buffer[..length]);
-        log.lock().expect("no thread panics with the log").write_all(&piece)?;
+        log.lock()
+            .expect("no thread panics with the log")
+            .write_all(&piece)?;
     }
 }
 
@@ -95,7 +97,11 @@ impl<R: BufRead> Reader<R> {
         let [stream, _, length] = words.as_slice() else {
             bail!("the log is damaged");
         };
-        let stream = if *stream == "err" { Stream::Err } else { Stream::Out };
+        let stream = if *stream == "err" {
+            Stream::Err
+        } else {
+            Stream::Out
+        };
         let length: usize = length.parse().context("the log is damaged")?;
         let last = end + 1 + length;
         if self.pending.len() <= last {
@@ -125,7 +131,11 @@ mod tests {
 
     #[test]
     fn a_log_gives_back_what_it_was_given_even_in_halves() {
-        let bytes = [frame(Stream::Out, "t", b"a\nb"), frame(Stream::Err, "t", &[0xff, b'\n', 0])].concat();
+        let bytes = [
+            frame(Stream::Out, "t", b"a\nb"),
+            frame(Stream::Err, "t", &[0xff, b'\n', 0]),
+        ]
+        .concat();
         for cut in 0..bytes.len() {
             let mut reader = Reader {
                 from: &bytes[..cut],
@@ -144,7 +154,10 @@ mod tests {
             }
             assert_eq!(pieces.len(), 2, "cut at {cut}");
             assert_eq!(pieces[0].bytes, b"a\nb");
-            assert_eq!((pieces[1].stream, pieces[1].bytes.as_slice()), (Stream::Err, &[0xff, b'\n', 0][..]));
+            assert_eq!(
+                (pieces[1].stream, pieces[1].bytes.as_slice()),
+                (Stream::Err, &[0xff, b'\n', 0][..])
+            );
         }
     }
 }

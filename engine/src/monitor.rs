@@ -50,7 +50,13 @@ fn tell(line: &str) {
 
 /// The whole life of a running container.
 pub(crate) fn run(engine: &Engine, id: &str) -> Result<()> {
-    kernel::process::new_session().or_else(|error| if error.errno() == Some(1) { Ok(()) } else { Err(error) })?;
+    kernel::process::new_session().or_else(|error| {
+        if error.errno() == Some(1) {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })?;
     claim(engine, id)?;
     let code = match start(engine, id) {
         Ok(running) => {
@@ -83,7 +89,10 @@ fn claim(engine: &Engine, id: &str) -> Result<()> {
         }
     })?;
     if container.monitor != Some(own) {
-        tell(&format!("failed 125 container {} is already running", container.name));
+        tell(&format!(
+            "failed 125 container {} is already running",
+            container.name
+        ));
         bail!("container {} is already running", container.name);
     }
     Ok(())
@@ -109,7 +118,10 @@ fn start(engine: &Engine, id: &str) -> Result<Running, NotStarted> {
     let mut binds = mount_volumes(engine, id)?;
     let netns = sandbox::path(&engine.store, id);
     let namespace = sandbox::make(&netns).context("make network namespace")?;
-    let container = engine.store.container_by_id(id)?.context("the container is gone")?;
+    let container = engine
+        .store
+        .container_by_id(id)?
+        .context("the container is gone")?;
     for leg in &container.legs {
         endpoints::attach(engine, id, &leg.network)?;
     }
@@ -119,7 +131,10 @@ fn start(engine: &Engine, id: &str) -> Result<Running, NotStarted> {
         .context("enter network namespace")?
         .context("listen for names on 127.0.0.11")?;
     resolver::serve(sockets, engine.store.clone(), id);
-    let container = engine.store.container_by_id(id)?.context("the container is gone")?;
+    let container = engine
+        .store
+        .container_by_id(id)?
+        .context("the container is gone")?;
     let linked = linked(engine, &container)?;
     let folder = engine.store.container_folder(id);
     binds.extend(write_files(&folder, &container, &linked)?);
@@ -144,7 +159,10 @@ fn hold_layer(engine: &Engine, id: &str) -> Result<std::path::PathBuf> {
 }
 
 fn mount_volumes(engine: &Engine, id: &str) -> Result<Vec<Bind>> {
-    let container = engine.store.container_by_id(id)?.context("the container is gone")?;
+    let container = engine
+        .store
+        .container_by_id(id)?
+        .context("the container is gone")?;
     let mut binds = Vec::new();
     for (at, mount) in container.mounts.iter().enumerate() {
         let source = match &mount.source {
@@ -193,7 +211,10 @@ fn write_files(folder: &Path, container: &Container, linked: &[(String, Containe
     let files = BTreeMap::from([
         ("hosts", links::hosts_file(container, linked)),
         ("hostname", format!("{}\n", container.recipe.hostname)),
-        ("resolv.conf", format!("nameserver {}\noptions ndots:0\n", resolver::ADDRESS)),
+        (
+            "resolv.conf",
+            format!("nameserver {}\noptions ndots:0\n", resolver::ADDRESS),
+        ),
     ]);
     let mut binds = Vec::new();
     for (name, text) in files {
@@ -215,7 +236,10 @@ fn write_files(folder: &Path, container: &Container, linked: &[(String, Containe
 
 /// Writes `/etc/hosts` of a running container anew, in place, where it is mounted.
 pub(crate) fn refresh_hosts(engine: &Engine, id: &str) -> Result<()> {
-    let container = engine.store.container_by_id(id)?.context("the container is gone")?;
+    let container = engine
+        .store
+        .container_by_id(id)?
+        .context("the container is gone")?;
     let text = links::hosts_file(&container, &linked(engine, &container)?);
     let path = engine.store.container_folder(id).join("hosts");
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))
@@ -227,7 +251,11 @@ fn launch(engine: &Engine, container: &Container, folder: &Path) -> Result<Runni
         let _ = fs::remove_file(folder.join(leftover));
     }
     let mut command = runtime.run(&container.id, folder);
-    command.stdin(if container.recipe.interactive { Stdio::inherit() } else { Stdio::null() });
+    command.stdin(if container.recipe.interactive {
+        Stdio::inherit()
+    } else {
+        Stdio::null()
+    });
     let mut running = spawn_kept(command, folder)?;
     loop {
         let pid = fs::read_to_string(folder.join("pid")).ok();

@@ -106,8 +106,17 @@ mod tests {
     #[test]
     fn hostile_mounts_are_refused() {
         for typed in [
-            "", "data", "db:data", "../x:/data", "db:/data/../../etc", "/srv/..:/data", "db:/", ":/data", "db:/a:x",
-            "a:b:c:d", "a/b:/data",
+            "",
+            "data",
+            "db:data",
+            "../x:/data",
+            "db:/data/../../etc",
+            "/srv/..:/data",
+            "db:/",
+            ":/data",
+            "db:/a:x",
+            "a:b:c:d",
+            "a/b:/data",
         ] {
             assert!(parse(typed).is_err(), "{typed:?} was taken");
         }

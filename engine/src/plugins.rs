@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use plugin_api::Fault;
 use plugin_api::client::{Client, RemoteGraph, RemoteIpam, RemoteNetwork, RemoteVolume};
 
@@ -40,7 +40,11 @@ impl Plugins {
         if !speaks.iter().any(|one| one == subsystem) {
             bail!(
                 "plugin {name} is no {subsystem}: it implements {}",
-                if speaks.is_empty() { "nothing".into() } else { speaks.join(", ") }
+                if speaks.is_empty() {
+                    "nothing".into()
+                } else {
+                    speaks.join(", ")
+                }
             );
         }
         Ok(client)

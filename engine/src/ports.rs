@@ -99,7 +99,9 @@ fn range(text: &str) -> Result<(u16, u16)> {
 pub(crate) fn exposed(text: &str) -> Result<Vec<ExposedPort>> {
     let (ports, protocol) = protocol_of(text)?;
     let (first, last) = range(ports)?;
-    Ok((first..=last).map(|port| ExposedPort { protocol, port }).collect())
+    Ok((first..=last)
+        .map(|port| ExposedPort { protocol, port })
+        .collect())
 }
 
 #[cfg(test)]
@@ -132,8 +134,22 @@ mod tests {
     #[test]
     fn senseless_ports_are_refused() {
         for typed in [
-            "", ":", "x", "0", "80:0", "0:80", "70000", "80/", "80/icmp", "1.2.3:80:80", "9-8:80", "8000-8002:80-81",
-            "[::1:80:80", "1:2:3:4", "-80", "80-",
+            "",
+            ":",
+            "x",
+            "0",
+            "80:0",
+            "0:80",
+            "70000",
+            "80/",
+            "80/icmp",
+            "1.2.3:80:80",
+            "9-8:80",
+            "8000-8002:80-81",
+            "[::1:80:80",
+            "1:2:3:4",
+            "-80",
+            "80-",
         ] {
             assert!(parse(typed).is_err(), "{typed:?} was taken");
         }

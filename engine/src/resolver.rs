@@ -52,7 +52,10 @@ impl Directory {
             for other in all {
                 let theirs = other.legs.iter().filter(|theirs| theirs.network == leg.network);
                 for theirs in theirs {
-                    let names = other.names().into_iter().chain(theirs.aliases.iter().map(String::as_str));
+                    let names = other
+                        .names()
+                        .into_iter()
+                        .chain(theirs.aliases.iter().map(String::as_str));
                     directory.add(names, &theirs.addresses(), &other.name);
                 }
             }
@@ -88,7 +91,12 @@ impl Directory {
 /// The address that a name below `in-addr.arpa` or `ip6.arpa` stands for.
 fn reversed(name: &str) -> Option<IpAddr> {
     if let Some(labels) = name.strip_suffix(".in-addr.arpa") {
-        let bytes: Vec<u8> = labels.split('.').rev().map(str::parse).collect::<Result<_, _>>().ok()?;
+        let bytes: Vec<u8> = labels
+            .split('.')
+            .rev()
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .ok()?;
         return Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into());
     }
     let labels = name.strip_suffix(".ip6.arpa")?;
@@ -125,7 +133,9 @@ fn answer(question: &[u8], directory: &Directory) -> Verdict {
     };
     let name = asked.qname.to_string().to_lowercase();
     if let Some(addresses) = directory.forward.get(&name) {
-        let records = addresses.iter().filter_map(|address| record(*address, asked.qtype));
+        let records = addresses
+            .iter()
+            .filter_map(|address| record(*address, asked.qtype));
         return reply(question, RCODE::NoError, records.collect());
     }
     let pointed = reversed(&name).and_then(|address| directory.reverse.get(&address));
@@ -164,7 +174,9 @@ fn reply(question: &[u8], code: RCODE, data: Vec<RData<'_>>) -> Verdict {
         packet.answers.extend(records);
     }
     packet.questions.clone_from(&asked.questions);
-    packet.build_bytes_vec_compressed().map_or(Verdict::Ignore, Verdict::Reply)
+    packet
+        .build_bytes_vec_compressed()
+        .map_or(Verdict::Ignore, Verdict::Reply)
 }
 
 /// The same answer, cut down to its question and marked, so that the asker comes back over TCP.
@@ -247,13 +259,19 @@ fn forward(question: &[u8], ask: fn(IpAddr, &[u8]) -> std::io::Result<Vec<u8>>) 
     for server in host_servers() {
         match ask(server, question) {
             Ok(bytes) => return Some(bytes),
-            Err(error) => silent |= matches!(
-                error.kind(),
-                std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-            ),
+            Err(error) => {
+                silent |= matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                )
+            }
         }
     }
-    let code = if silent { RCODE::ServerFailure } else { RCODE::NameError };
+    let code = if silent {
+        RCODE::ServerFailure
+    } else {
+        RCODE::NameError
+    };
     match reply(question, code, Vec::new()) {
         Verdict::Reply(bytes) => Some(bytes),
         _ => None,
@@ -299,7 +317,9 @@ impl Shared {
         }
         let directory = Arc::new(Directory::of(&self.asker, &self.store.containers()?));
         // File times are coarse: a change in the same tick as this reading would go unseen.
-        let settled = changed.elapsed().is_ok_and(|age| age > Duration::from_millis(100));
+        let settled = changed
+            .elapsed()
+            .is_ok_and(|age| age > Duration::from_millis(100));
         *cache = settled.then(|| (changed, directory.clone()));
         Ok(directory)
     }
@@ -441,7 +461,14 @@ mod tests {
 
     #[test]
     fn names_in_shared_networks_are_answered() {
-        for name in ["database", "DataBase", "database-alias", "database-host", "646174616261", "sql"] {
+        for name in [
+            "database",
+            "DataBase",
+            "database-alias",
+            "database-host",
+            "646174616261",
+            "sql",
+        ] {
             assert_eq!(ask(name, TYPE::A), Ok(vec!["10.0.0.2".into()]), "{name}");
         }
         assert_eq!(ask("web", TYPE::A), Ok(vec!["10.0.0.3".into()]));
@@ -462,7 +489,10 @@ mod tests {
 
     #[test]
     fn addresses_are_answered_with_names() {
-        assert_eq!(ask("2.0.0.10.in-addr.arpa", TYPE::PTR), Ok(vec!["database".into()]));
+        assert_eq!(
+            ask("2.0.0.10.in-addr.arpa", TYPE::PTR),
+            Ok(vec!["database".into()])
+        );
         let nibbles = "1.0.".to_owned() + &"0.".repeat(26) + "0.0.d.f.ip6.arpa";
         assert_eq!(reversed(&nibbles), Some("fd00::1".parse().unwrap()));
         assert_eq!(reversed("1.2.3.in-addr.arpa"), None);
@@ -496,6 +526,9 @@ mod tests {
     #[test]
     fn servers_of_a_resolv_conf() {
         let text = "# nameserver 9.9.9.9\nsearch a\nnameserver 127.0.0.11\nnameserver 10.0.0.53\nnameserver ::1\nnameserver x\n";
-        assert_eq!(servers(text), ["10.0.0.53".parse::<IpAddr>().unwrap(), "::1".parse().unwrap()]);
+        assert_eq!(
+            servers(text),
+            ["10.0.0.53".parse::<IpAddr>().unwrap(), "::1".parse().unwrap()]
+        );
     }
 }

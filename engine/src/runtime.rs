@@ -41,7 +41,11 @@ impl Runtime {
 
     /// The program's name.
     pub(crate) fn name(&self) -> String {
-        self.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.program
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 
     fn command(&self) -> Command {

@@ -50,7 +50,9 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 pub(crate) fn plug(path: &Path, source: &str, wanted: &Wanted) -> Result<()> {
     let namespace = Namespace::open(path)?;
     let host = Socket::route()?;
-    let outside = host.index_of(source).context("find the link that the driver made")?;
+    let outside = host
+        .index_of(source)
+        .context("find the link that the driver made")?;
     host.one(link::move_to(At::Index(outside), namespace.as_fd()))?;
     let inside = Socket::in_namespace(namespace.as_fd())?;
     let index = inside.index_of(source)?;
@@ -59,7 +61,10 @@ pub(crate) fn plug(path: &Path, source: &str, wanted: &Wanted) -> Result<()> {
 }
 
 fn requests(index: u32, wanted: &Wanted) -> Vec<Request> {
-    let mut all = vec![link::set_down(At::Index(index)), link::rename(index, &wanted.name)];
+    let mut all = vec![
+        link::set_down(At::Index(index)),
+        link::rename(index, &wanted.name),
+    ];
     if let Some(mac) = wanted.mac {
         all.push(link::set_mac(At::Index(index), mac.0));
     }
@@ -79,7 +84,10 @@ fn routes(index: u32, wanted: &Wanted) -> Vec<Route> {
     };
     let mut fixed: Vec<_> = wanted.routes.clone();
     fixed.sort_by_key(|one| one.next_hop.is_some());
-    let mut all: Vec<Route> = fixed.iter().map(|one| route(one.destination, one.next_hop)).collect();
+    let mut all: Vec<Route> = fixed
+        .iter()
+        .map(|one| route(one.destination, one.next_hop))
+        .collect();
     if let Some(gateway) = wanted.gateway {
         all.push(route(IpNet::V4(Ipv4Net::default()), Some(gateway.into())));
     }
@@ -135,15 +143,28 @@ mod tests {
             };
             socket.all(link::create_veth(&veth)).unwrap();
             plug(Path::new(&inner_path), "inner", &wanted).unwrap();
-            assert!(socket.link("inner").unwrap().is_none(), "the link is still outside");
+            assert!(
+                socket.link("inner").unwrap().is_none(),
+                "the link is still outside"
+            );
         })
         .unwrap();
         let inside = Socket::in_namespace(inner.as_fd()).unwrap();
         let link = inside.link("eth0").unwrap().unwrap();
         let addresses = inside.addresses().unwrap();
         for wanted in &wanted.addresses {
-            assert!(addresses.iter().any(|one| one.link == link.index && one.address == *wanted));
+            assert!(
+                addresses
+                    .iter()
+                    .any(|one| one.link == link.index && one.address == *wanted)
+            );
         }
-        assert!(inside.routes().unwrap().iter().any(|route| route.gateway == wanted.gateway.map(IpAddr::V4)));
+        assert!(
+            inside
+                .routes()
+                .unwrap()
+                .iter()
+                .any(|route| route.gateway == wanted.gateway.map(IpAddr::V4))
+        );
     }
 }

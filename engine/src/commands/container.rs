@@ -46,7 +46,11 @@ pub(super) fn exec(engine: &Engine, typed: &Exec) -> Result<u8> {
     let folder = engine.store.container_folder(&container.id);
     let said = folder.join(format!("exec-{}.log", short(&fresh_id()?)));
     let mut command = engine.runtime()?.exec(&container.id, &said, &options, &typed.cmd);
-    command.stdin(if typed.interactive { Stdio::inherit() } else { Stdio::null() });
+    command.stdin(if typed.interactive {
+        Stdio::inherit()
+    } else {
+        Stdio::null()
+    });
     let status = command.status().context("start OCI runtime")?;
     let complaint = std::fs::read_to_string(&said).unwrap_or_default();
     let _ = std::fs::remove_file(&said);
@@ -143,7 +147,15 @@ pub(super) fn ps(engine: &Engine, all: bool, quiet: bool) -> Result<()> {
             ]
         })
         .collect();
-    let heading = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
+    let heading = [
+        "CONTAINER ID",
+        "IMAGE",
+        "COMMAND",
+        "CREATED",
+        "STATUS",
+        "PORTS",
+        "NAMES",
+    ];
     table(&heading, &rows);
     Ok(())
 }

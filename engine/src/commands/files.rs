@@ -16,7 +16,10 @@ use crate::state::fresh_id;
 
 pub(super) fn diff(engine: &Engine, typed: &str) -> Result<()> {
     let container = engine.store.container(typed)?;
-    let (own, init) = (LayerId::new(container.layer())?, LayerId::new(container.init_layer())?);
+    let (own, init) = (
+        LayerId::new(container.layer())?,
+        LayerId::new(container.init_layer())?,
+    );
     let changes = engine
         .graph()?
         .changes(&own, Some(&init))
@@ -38,13 +41,17 @@ pub(super) fn cp(engine: &Engine, from: &str, to: &str) -> Result<()> {
             let container = engine.store.container(&name)?;
             let source = copy::on_host(&from)?;
             let name = last(&from)?;
-            in_tree(engine, &container, &path, |place| copy::copy(source, place, &name))
+            in_tree(engine, &container, &path, |place| {
+                copy::copy(source, place, &name)
+            })
         }
         (Side::Container { name, path }, Side::Host(to)) => {
             let container = engine.store.container(&name)?;
             let target = copy::on_host(&to)?;
             let name = last(&path)?;
-            in_tree(engine, &container, &path, |place| copy::copy(place, target, &name))
+            in_tree(engine, &container, &path, |place| {
+                copy::copy(place, target, &name)
+            })
         }
         _ => bail!("one side is CONTAINER:PATH, the other a path of the host"),
     }
@@ -78,12 +85,18 @@ fn in_tree(
     let Some(mount) = mount else {
         let graph = engine.graph()?;
         let id = LayerId::new(container.layer())?;
-        let root = graph.get(&id, "").told(|| format!("mount layer of {}", container.name))?;
+        let root = graph
+            .get(&id, "")
+            .told(|| format!("mount layer of {}", container.name))?;
         let outcome = copy::below(&root, &path).and_then(work);
-        graph.put(&id).told(|| format!("put layer of {}", container.name))?;
+        graph
+            .put(&id)
+            .told(|| format!("put layer of {}", container.name))?;
         return outcome;
     };
-    let below = path.strip_prefix(&mount.target).unwrap_or(Path::new(OsStr::new("")));
+    let below = path
+        .strip_prefix(&mount.target)
+        .unwrap_or(Path::new(OsStr::new("")));
     match &mount.source {
         Source::Host(root) => copy::below(root, below).and_then(work),
         Source::Volume { driver, name } => {

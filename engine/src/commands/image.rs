@@ -158,10 +158,16 @@ fn list(engine: &Engine) -> Result<()> {
     let layers = engine.store.layers()?;
     let mut rows = Vec::new();
     for image in engine.store.images()? {
-        let sizes = layers.iter().filter(|layer| image.chain.contains(&layer.chain_id));
+        let sizes = layers
+            .iter()
+            .filter(|layer| image.chain.contains(&layer.chain_id));
         let bytes = sizes.map(|layer| layer.size).sum();
         let unnamed = ["<none>:<none>".to_owned()];
-        let names = if image.names.is_empty() { &unnamed[..] } else { &image.names };
+        let names = if image.names.is_empty() {
+            &unnamed[..]
+        } else {
+            &image.names
+        };
         for name in names {
             let (repository, tag) = name.rsplit_once(':').unwrap_or((name, ""));
             rows.push(vec![
@@ -188,12 +194,22 @@ fn history(engine: &Engine, name: &str) -> Result<()> {
             None => 0,
         };
         let id = layer.map_or("<missing>", |chain| short(chain));
-        rows.push(vec![id.to_owned(), ago(&line.created), line.created_by.clone(), size(bytes)]);
+        rows.push(vec![
+            id.to_owned(),
+            ago(&line.created),
+            line.created_by.clone(),
+            size(bytes),
+        ]);
     }
     // A configuration may say nothing about some of its layers.
     for chain in chain {
         let bytes = engine.store.layer(chain)?.map_or(0, |layer| layer.size);
-        rows.push(vec![short(chain).to_owned(), String::new(), String::new(), size(bytes)]);
+        rows.push(vec![
+            short(chain).to_owned(),
+            String::new(),
+            String::new(),
+            size(bytes),
+        ]);
     }
     rows.reverse();
     table(&["LAYER", "CREATED", "CREATED BY", "SIZE"], &rows);
@@ -213,7 +229,11 @@ fn remove(engine: &Engine, name: &str) -> Result<()> {
     }
     let users = engine.store.containers()?;
     if let Some(user) = users.iter().find(|one| one.image == image.id) {
-        bail!("image {name} is used by container {} ({})", user.name, short(&user.id));
+        bail!(
+            "image {name} is used by container {} ({})",
+            user.name,
+            short(&user.id)
+        );
     }
     engine.store.remove(&lock, Kind::Image, &image.id)?;
     layers::collect(&engine.store, &lock, &graph)?;
@@ -227,7 +247,10 @@ pub(super) fn commit(engine: &Engine, container: &str, name: &str) -> Result<()>
     let below = engine.store.image(&container.image)?;
     let graph = engine.graph()?;
     let mut spool = Digesting::new(engine.store.scratch()?);
-    let (own, init) = (LayerId::new(container.layer())?, LayerId::new(container.init_layer())?);
+    let (own, init) = (
+        LayerId::new(container.layer())?,
+        LayerId::new(container.init_layer())?,
+    );
     graph
         .diff(&own, Some(&init), &mut spool)
         .told(|| format!("read changes of {}", container.name))?;

@@ -40,7 +40,10 @@ pub(super) fn any(engine: &Engine, name: &str) -> Result<()> {
 fn container_json(engine: &Engine, container: &Container) -> Result<Value> {
     let mut networks = BTreeMap::new();
     for leg in &container.legs {
-        let name = engine.store.network(&leg.network).map_or(leg.network.clone(), |one| one.name);
+        let name = engine
+            .store
+            .network(&leg.network)
+            .map_or(leg.network.clone(), |one| one.name);
         networks.insert(name, leg_json(leg));
     }
     let graph = engine.graph().ok();
@@ -114,7 +117,8 @@ pub(super) fn network(engine: &Engine, name: &str) -> Result<()> {
             let info = endpoint_info(engine, &found, &endpoint.id);
             let row = json!({
                 "Name": container.name, "EndpointID": endpoint.id,
-                "IPv4Address": endpoint.address, "IPv6Address": endpoint.address_v6,
+                "IPv4Address": endpoint.address.map(|net| net.to_string()),
+                "IPv6Address": endpoint.address_v6.map(|net| net.to_string()),
                 "MacAddress": endpoint.mac.map(|mac| mac.to_string()), "Info": info,
             });
             members.insert(container.id, row);
@@ -123,7 +127,7 @@ pub(super) fn network(engine: &Engine, name: &str) -> Result<()> {
     let pools: Vec<Value> = found
         .pools
         .iter()
-        .map(|pool| json!({"Subnet": pool.subnet, "Gateway": pool.gateway.map(|net| net.addr())}))
+        .map(|pool| json!({"Subnet": pool.subnet.to_string(), "Gateway": pool.gateway.map(|net| net.addr())}))
         .collect();
     show(&json!({
         "Name": found.name, "Id": found.id, "Created": found.created, "Driver": found.driver,
@@ -155,14 +159,25 @@ pub(super) fn volume(engine: &Engine, name: &str) -> Result<()> {
 
 pub(super) fn version(engine: &Engine) -> Result<()> {
     println!("longshore-engine {}", env!("CARGO_PKG_VERSION"));
-    let runtime = engine.runtime().map_or_else(|error| error.to_string(), |runtime| runtime.name());
+    let runtime = engine
+        .runtime()
+        .map_or_else(|error| error.to_string(), |runtime| runtime.name());
     println!("OCI runtime:  {runtime}");
     println!("plugins:      {}", engine.plugins.folder.display());
     let Ok(entries) = std::fs::read_dir(&engine.plugins.folder) else {
         return Ok(());
     };
     let mut names: Vec<String> = entries
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_suffix(".sock")?.to_owned()))
+        .filter_map(|entry| {
+            Some(
+                entry
+                    .ok()?
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".sock")?
+                    .to_owned(),
+            )
+        })
         .collect();
     names.sort();
     for name in names {

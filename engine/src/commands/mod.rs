@@ -33,7 +33,9 @@ pub(crate) fn perform(engine: &Engine, command: Command) -> Result<u8> {
         Command::Inspect { name } => inspect::any(engine, &name),
         Command::Stop { time, containers } => each(&containers, |one| container::stop(engine, one, time)),
         Command::Start { containers } => each(&containers, |one| run::start(engine, one)),
-        Command::Kill { signal, containers } => each(&containers, |one| container::kill(engine, one, &signal)),
+        Command::Kill { signal, containers } => {
+            each(&containers, |one| container::kill(engine, one, &signal))
+        }
         Command::Rm {
             force,
             volumes,

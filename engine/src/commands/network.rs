@@ -85,9 +85,9 @@ fn wishes(typed: &NetworkCreate) -> Result<Vec<Wish>> {
         }));
     }
     for gateway in &typed.gateway {
-        let wish = all
-            .iter_mut()
-            .find(|wish| wish.subnet.is_some_and(|subnet| subnet.contains(gateway)) && wish.gateway.is_none());
+        let wish = all.iter_mut().find(|wish| {
+            wish.subnet.is_some_and(|subnet| subnet.contains(gateway)) && wish.gateway.is_none()
+        });
         wish.with_context(|| format!("gateway {gateway} is in no subnet that was given"))?
             .gateway = Some(*gateway);
     }
@@ -113,11 +113,19 @@ pub(super) fn create(engine: &Engine, typed: &NetworkCreate) -> Result<Network> 
         None => DEFAULT_DRIVER.to_owned(),
     };
     let ipam = engine.plugins.ipam(&ipam_name)?;
-    let capabilities = driver.announced().told(|| format!("ask plugin {}", typed.driver))?;
+    let capabilities = driver
+        .announced()
+        .told(|| format!("ask plugin {}", typed.driver))?;
     let spaces = ipam.default_spaces().told(|| format!("ask plugin {ipam_name}"))?;
-    let space = if capabilities.scope == Scope::Global { spaces.global } else { spaces.local };
+    let space = if capabilities.scope == Scope::Global {
+        spaces.global
+    } else {
+        spaces.local
+    };
     let check = if capabilities.checks_gateway {
-        driver.gateway_check(&driver_options).told(|| format!("ask plugin {}", typed.driver))?
+        driver
+            .gateway_check(&driver_options)
+            .told(|| format!("ask plugin {}", typed.driver))?
     } else {
         GatewayCheck::default()
     };
@@ -156,7 +164,12 @@ pub(super) fn create(engine: &Engine, typed: &NetworkCreate) -> Result<Network> 
 
 fn announce(engine: &Engine, network: &Network) -> Result<()> {
     let lock = engine.store.lock()?;
-    if engine.store.networks()?.iter().any(|other| other.name == network.name) {
+    if engine
+        .store
+        .networks()?
+        .iter()
+        .any(|other| other.name == network.name)
+    {
         bail!("network {} exists already", network.name);
     }
     engine.store.put_network(&lock, network)
@@ -191,7 +204,9 @@ fn lease(
     }
     let told = lease.data.get("com.docker.network.gateway");
     let gateway = match (wish.gateway, told) {
-        (None, Some(told)) => told.parse::<IpNet>().context("the address driver's gateway is no address")?,
+        (None, Some(told)) => told
+            .parse::<IpNet>()
+            .context("the address driver's gateway is no address")?,
         (address, _) => {
             let request = AddressRequest {
                 pool: lease.id,
@@ -243,7 +258,8 @@ fn give_back(engine: &Engine, network: &Network) -> Result<()> {
                 ipam.release_address(&id, gateway.addr())
                     .told(|| format!("release gateway {}", gateway.addr()))?;
             }
-            ipam.release_pool(&id).told(|| format!("release pool {}", pool.subnet))?;
+            ipam.release_pool(&id)
+                .told(|| format!("release pool {}", pool.subnet))?;
         }
     }
     let lock = engine.store.lock()?;
@@ -258,7 +274,11 @@ fn remove(engine: &Engine, name: &str) -> Result<()> {
         legs.any(|leg| leg.network == network.id && (leg.endpoint.is_some() || one.status == Status::Running))
     });
     if let Some(member) = member {
-        bail!("network {name} is used by container {} ({})", member.name, short(&member.id));
+        bail!(
+            "network {name} is used by container {} ({})",
+            member.name,
+            short(&member.id)
+        );
     }
     give_back(engine, &network)
 }
@@ -270,8 +290,17 @@ fn list(engine: &Engine) -> Result<()> {
         .into_iter()
         .map(|network| {
             let subnets: Vec<String> = network.pools.iter().map(|pool| pool.subnet.to_string()).collect();
-            let name = if network.ready { network.name } else { format!("{} (unfinished)", network.name) };
-            vec![short(&network.id).to_owned(), name, network.driver, subnets.join(",")]
+            let name = if network.ready {
+                network.name
+            } else {
+                format!("{} (unfinished)", network.name)
+            };
+            vec![
+                short(&network.id).to_owned(),
+                name,
+                network.driver,
+                subnets.join(","),
+            ]
         })
         .collect();
     table(&["NETWORK ID", "NAME", "DRIVER", "SUBNET"], &rows);
@@ -310,7 +339,9 @@ fn connect(engine: &Engine, typed: &str, leg: Leg) -> Result<()> {
 
 fn forget_leg(engine: &Engine, id: &str, network: &str) -> Result<()> {
     endpoints::detach(engine, id, network)?;
-    engine.store.change(id, |one| one.legs.retain(|leg| leg.network != network))?;
+    engine
+        .store
+        .change(id, |one| one.legs.retain(|leg| leg.network != network))?;
     Ok(())
 }
 

@@ -82,7 +82,11 @@ impl Monitor {
             .append(true)
             .open(folder.join("monitor.log"))
             .context("open the monitor's log")?;
-        let stdin = if container.recipe.interactive { Stdio::inherit() } else { Stdio::null() };
+        let stdin = if container.recipe.interactive {
+            Stdio::inherit()
+        } else {
+            Stdio::null()
+        };
         let mut child = std::process::Command::new(own)
             .args(&engine.flags)
             .args(["monitor", &container.id])
@@ -140,7 +144,9 @@ fn attach(monitor: Monitor, mut file: File) -> Result<u8> {
             log::show(&piece)?;
         }
         if let Some(line) = last {
-            let code = line.strip_prefix("exit ").and_then(|code| code.parse::<u8>().ok());
+            let code = line
+                .strip_prefix("exit ")
+                .and_then(|code| code.parse::<u8>().ok());
             return code.context("the container's monitor died");
         }
     }
@@ -189,7 +195,12 @@ fn create(engine: &Engine, typed: &Run) -> Result<Container> {
 
 fn announce(engine: &Engine, container: &Container) -> Result<()> {
     let lock = engine.store.lock()?;
-    if let Some(other) = engine.store.containers()?.iter().find(|one| one.name == container.name) {
+    if let Some(other) = engine
+        .store
+        .containers()?
+        .iter()
+        .find(|one| one.name == container.name)
+    {
         bail!(
             "the container name {} is used by container {}",
             container.name,
@@ -200,8 +211,12 @@ fn announce(engine: &Engine, container: &Container) -> Result<()> {
 }
 
 fn name(engine: &Engine, typed: &Run, id: &str) -> Result<String> {
-    const HOW: [&str; 8] = ["brave", "calm", "eager", "fair", "kind", "merry", "quiet", "swift"];
-    const WHAT: [&str; 8] = ["anchor", "crane", "dock", "hawser", "jetty", "pier", "quay", "winch"];
+    const HOW: [&str; 8] = [
+        "brave", "calm", "eager", "fair", "kind", "merry", "quiet", "swift",
+    ];
+    const WHAT: [&str; 8] = [
+        "anchor", "crane", "dock", "hawser", "jetty", "pier", "quay", "winch",
+    ];
     if let Some(name) = &typed.name {
         check_name("container name", name)?;
         return Ok(name.clone());
@@ -209,16 +224,30 @@ fn name(engine: &Engine, typed: &Run, id: &str) -> Result<String> {
     let digit = |at: usize| id[at..=at].bytes().next().map_or(0, usize::from) % 8;
     let name = format!("{}_{}", HOW[digit(0)], WHAT[digit(1)]);
     let taken = engine.store.containers()?.iter().any(|one| one.name == name);
-    Ok(if taken { format!("{name}_{}", &id[2..8]) } else { name })
+    Ok(if taken {
+        format!("{name}_{}", &id[2..8])
+    } else {
+        name
+    })
 }
 
 fn recipe(engine: &Engine, typed: &Run, image: &Image, id: &str) -> Result<Recipe> {
     let config = &image.config;
     let hostname = typed.hostname.clone().unwrap_or_else(|| short(id).to_owned());
-    if hostname.len() > 63 || !hostname.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b)) {
-        bail!("hostname {} may hold up to 63 letters, digits, '-' and '.'", plugin_api::id::quoted(&hostname));
+    if hostname.len() > 63
+        || !hostname
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
+    {
+        bail!(
+            "hostname {} may hold up to 63 letters, digits, '-' and '.'",
+            plugin_api::id::quoted(&hostname)
+        );
     }
-    let cwd = typed.workdir.clone().unwrap_or_else(|| config.working_dir.clone());
+    let cwd = typed
+        .workdir
+        .clone()
+        .unwrap_or_else(|| config.working_dir.clone());
     let cwd = if cwd.is_empty() { "/".to_owned() } else { cwd };
     if !cwd.starts_with('/') {
         bail!("working folder {} is not absolute", plugin_api::id::quoted(&cwd));
@@ -384,12 +413,18 @@ fn legs(engine: &Engine, typed: &Run) -> Result<Vec<Leg>> {
 
 /// The leg of a container that names no network: in [`DEFAULT_NETWORK`], made if a driver is there.
 fn default_leg(engine: &Engine) -> Result<Option<Leg>> {
-    let known = engine.store.networks()?.into_iter().find(|one| one.name == DEFAULT_NETWORK);
+    let known = engine
+        .store
+        .networks()?
+        .into_iter()
+        .find(|one| one.name == DEFAULT_NETWORK);
     let network = match known {
         Some(network) => network,
         None => {
             let drivers = [DEFAULT_NETWORK, DEFAULT_DRIVER];
-            let driver = drivers.iter().find(|name| engine.plugins.implements(name, "NetworkDriver"));
+            let driver = drivers
+                .iter()
+                .find(|name| engine.plugins.implements(name, "NetworkDriver"));
             let Some(driver) = driver else {
                 return Ok(None);
             };
@@ -422,7 +457,10 @@ mod tests {
     #[test]
     fn the_users_variables_replace_the_images() {
         let rows = |rows: &[&str]| rows.iter().map(|&row| row.to_owned()).collect::<Vec<_>>();
-        let all = environment(&rows(&["PATH=/bin", "A=1"]), &rows(&["A=2", "B=x=y", "LONGSHORE_UNSET_VARIABLE"]));
+        let all = environment(
+            &rows(&["PATH=/bin", "A=1"]),
+            &rows(&["A=2", "B=x=y", "LONGSHORE_UNSET_VARIABLE"]),
+        );
         assert_eq!(all, ["PATH=/bin", "A=2", "B=x=y"]);
         assert_eq!(environment(&[], &[]), [bundle::PATH]);
     }

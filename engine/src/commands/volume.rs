@@ -58,7 +58,10 @@ fn is_of(mount: &MountPoint, wanted: &str) -> bool {
 fn remove(engine: &Engine, name: &str) -> Result<()> {
     let driver = driver_of(engine, name)?;
     let users = engine.store.containers()?;
-    if let Some(user) = users.iter().find(|one| one.mounts.iter().any(|mount| is_of(mount, name))) {
+    if let Some(user) = users
+        .iter()
+        .find(|one| one.mounts.iter().any(|mount| is_of(mount, name)))
+    {
         bail!("volume {name} is used by container {}", user.name);
     }
     engine.remove_volume(&driver, name)
@@ -82,7 +85,10 @@ fn list(engine: &Engine) -> Result<()> {
             .volume(driver)
             .and_then(|plugin| plugin.list().told(|| format!("list volumes of {driver}")));
         match listed {
-            Ok(all) => rows.extend(all.iter().map(|one| vec![driver.to_owned(), one.name.to_string()])),
+            Ok(all) => rows.extend(
+                all.iter()
+                    .map(|one| vec![driver.to_owned(), one.name.to_string()]),
+            ),
             Err(error) => eprintln!("longshore-engine: {error:#}"),
         }
     }

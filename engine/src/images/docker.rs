@@ -14,7 +14,11 @@ pub(super) fn read(bundle: &Bundle) -> Result<Vec<Found>> {
     rows.iter()
         .map(|row| {
             let config = text(row, "Config").context("manifest.json names no configuration")?;
-            found(&bundle.json_bytes(&config)?, texts(&row["Layers"]), texts(&row["RepoTags"]))
+            found(
+                &bundle.json_bytes(&config)?,
+                texts(&row["Layers"]),
+                texts(&row["RepoTags"]),
+            )
         })
         .collect()
 }

@@ -82,8 +82,11 @@ impl Bundle {
         file.rewind()?;
         if length == 2 && magic == GZIP {
             let mut plain = scratch()?;
-            std::io::copy(&mut flate2::read::MultiGzDecoder::new(BufReader::new(file)), &mut plain)
-                .context("unpack gzip")?;
+            std::io::copy(
+                &mut flate2::read::MultiGzDecoder::new(BufReader::new(file)),
+                &mut plain,
+            )
+            .context("unpack gzip")?;
             plain.rewind()?;
             file = plain;
         }
@@ -255,7 +258,9 @@ fn lexically(base: Option<&Path>, target: &Path) -> Option<String> {
 /// `sha256:<64 digits>` without its first word.
 pub(crate) fn digest(text: &str) -> Result<&str> {
     match text.strip_prefix("sha256:") {
-        Some(hex) if hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => Ok(hex),
+        Some(hex) if hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) => {
+            Ok(hex)
+        }
         _ => bail!("{} is no sha256 digest", plugin_api::id::quoted(text)),
     }
 }

@@ -18,7 +18,8 @@ pub(super) fn read(bundle: &Bundle) -> Result<Vec<Found>> {
         let names = row["annotations"].as_object();
         let name = names.and_then(|all| {
             let full = all.get("io.containerd.image.name");
-            full.or_else(|| all.get("org.opencontainers.image.ref.name"))?.as_str()
+            full.or_else(|| all.get("org.opencontainers.image.ref.name"))?
+                .as_str()
         });
         images.push(image(bundle, row, name, DEPTH)?);
     }
@@ -43,7 +44,8 @@ fn blob_name(hex: &str) -> String {
 }
 
 fn image(bundle: &Bundle, descriptor: &Value, name: Option<&str>, depth: u8) -> Result<Found> {
-    let manifest: Value = serde_json::from_slice(&checked(bundle, descriptor)?).context("a manifest is no JSON")?;
+    let manifest: Value =
+        serde_json::from_slice(&checked(bundle, descriptor)?).context("a manifest is no JSON")?;
     if let Some(rows) = manifest["manifests"].as_array() {
         if depth == 0 {
             bail!("an index points to an index too often");
@@ -61,7 +63,11 @@ fn image(bundle: &Bundle, descriptor: &Value, name: Option<&str>, depth: u8) -> 
     }
     let config = checked(bundle, &manifest["config"])?;
     let layers = manifest["layers"].as_array().into_iter().flatten();
-    let blobs = layers.map(|layer| Ok(blob_name(digest(&maybe_text(layer, "digest").unwrap_or_default())?)));
+    let blobs = layers.map(|layer| {
+        Ok(blob_name(digest(
+            &maybe_text(layer, "digest").unwrap_or_default(),
+        )?))
+    });
     let names = name.map(str::to_owned).into_iter().collect();
     found(&config, blobs.collect::<Result<_>>()?, names)
 }

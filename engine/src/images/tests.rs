@@ -35,7 +35,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn config(layers: &[&[u8]]) -> Vec<u8> {
-    let ids: Vec<String> = layers.iter().map(|bytes| format!("sha256:{}", sha256(bytes))).collect();
+    let ids: Vec<String> = layers
+        .iter()
+        .map(|bytes| format!("sha256:{}", sha256(bytes)))
+        .collect();
     let config = json!({
         "created": "2026-01-01T00:00:00Z", "architecture": "amd64", "os": "linux",
         "config": {"Env": ["A=b"], "Cmd": ["/bin/sh"], "ExposedPorts": {"80/tcp": {}}, "User": "web"},
@@ -100,7 +103,10 @@ fn an_oci_layout_is_read_from_a_tar_and_from_a_folder() {
     for (name, bytes) in &files {
         std::fs::write(folder.path().join(name), bytes).unwrap();
     }
-    check_oci(&Bundle::open(folder.path(), || panic!("no scratch")).unwrap(), b"layer bytes");
+    check_oci(
+        &Bundle::open(folder.path(), || panic!("no scratch")).unwrap(),
+        b"layer bytes",
+    );
 }
 
 #[test]

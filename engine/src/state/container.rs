@@ -99,7 +99,11 @@ impl Leg {
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let endpoint = self.endpoint.as_ref();
         let both = endpoint.map(|one| [one.address, one.address_v6]);
-        both.into_iter().flatten().flatten().map(|net| net.addr()).collect()
+        both.into_iter()
+            .flatten()
+            .flatten()
+            .map(|net| net.addr())
+            .collect()
     }
 }
 
@@ -192,7 +196,10 @@ impl Container {
             image: text(value, "image")?,
             image_name: text(value, "image_name")?,
             recipe: Recipe::from_json(&value["recipe"])?,
-            mounts: rows("mounts").iter().map(MountPoint::from_json).collect::<Result<_>>()?,
+            mounts: rows("mounts")
+                .iter()
+                .map(MountPoint::from_json)
+                .collect::<Result<_>>()?,
             legs: rows("legs").iter().map(Leg::from_json).collect::<Result<_>>()?,
             status: Status::read(&text(value, "status")?)?,
             exit_code: i32::try_from(value["exit_code"].as_i64().unwrap_or(0))?,
@@ -321,7 +328,10 @@ impl Leg {
             ip: maybe_parsed(value, "ip")?,
             ip6: maybe_parsed(value, "ip6")?,
             mac: maybe_parsed(value, "mac")?,
-            endpoint: endpoint.is_object().then(|| Endpoint::from_json(endpoint)).transpose()?,
+            endpoint: endpoint
+                .is_object()
+                .then(|| Endpoint::from_json(endpoint))
+                .transpose()?,
         })
     }
 }

@@ -35,8 +35,11 @@ impl ImageConfig {
 
     /// As OCI writes it.
     pub(crate) fn to_json(&self) -> Value {
-        let exposed: serde_json::Map<String, Value> =
-            self.exposed.iter().map(|port| (port.clone(), json!({}))).collect();
+        let exposed: serde_json::Map<String, Value> = self
+            .exposed
+            .iter()
+            .map(|port| (port.clone(), json!({})))
+            .collect();
         json!({
             "Env": self.env,
             "Cmd": self.cmd,

@@ -109,8 +109,7 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("open {}", path.display()))?;
-        file.lock()
-            .with_context(|| format!("lock {}", path.display()))?;
+        file.lock().with_context(|| format!("lock {}", path.display()))?;
         Ok(Locked(file))
     }
 
@@ -119,10 +118,7 @@ impl Store {
         if key.is_empty() || key.len() > 255 || key.starts_with('.') || !key.bytes().all(safe) {
             bail!("{key:?} is no key of a record");
         }
-        Ok(self
-            .root
-            .join(kind.folder())
-            .join(format!("{key}.json")))
+        Ok(self.root.join(kind.folder()).join(format!("{key}.json")))
     }
 
     /// One record.
@@ -167,7 +163,8 @@ impl Store {
 
     /// Facts about the engine itself: the graph plugin's name and the boot it was greeted in.
     pub(crate) fn engine(&self) -> Result<Value> {
-        Ok(read_json(&self.root.join("engine.json"))?.unwrap_or_else(|| Value::Object(serde_json::Map::new())))
+        Ok(read_json(&self.root.join("engine.json"))?
+            .unwrap_or_else(|| Value::Object(serde_json::Map::new())))
     }
 
     /// Writes the facts about the engine itself.
@@ -182,7 +179,8 @@ fn read_json(path: &Path) -> Result<Option<Value>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     };
-    let value = serde_json::from_slice(&bytes).with_context(|| format!("record {} is damaged", path.display()))?;
+    let value =
+        serde_json::from_slice(&bytes).with_context(|| format!("record {} is damaged", path.display()))?;
     Ok(Some(value))
 }
 
@@ -355,6 +353,11 @@ mod tests {
         assert_eq!(found("abc").unwrap(), "abc");
         assert_eq!(found("f").unwrap(), "abc");
         assert!(found("ab").unwrap_err().to_string().contains("2 container ids"));
-        assert!(found("nope").unwrap_err().to_string().contains("no such container"));
+        assert!(
+            found("nope")
+                .unwrap_err()
+                .to_string()
+                .contains("no such container")
+        );
     }
 }

@@ -174,9 +174,16 @@ mod tests {
         assert_eq!(store.network("front").unwrap(), network);
         assert_eq!(network.pool_of(None, true).unwrap().id, "p6");
         assert_eq!(
-            network.pool_of(Some("10.1.0.9".parse().unwrap()), false).unwrap().id,
+            network
+                .pool_of(Some("10.1.0.9".parse().unwrap()), false)
+                .unwrap()
+                .id,
             "p4"
         );
-        assert!(network.pool_of(Some("10.2.0.9".parse().unwrap()), false).is_none());
+        assert!(
+            network
+                .pool_of(Some("10.2.0.9".parse().unwrap()), false)
+                .is_none()
+        );
     }
 }
