@@ -54,7 +54,7 @@ fn add(plugin: &mut Plugin, instance: &Instance) -> anyhow::Result<()> {
     make_state(&instance.state)?;
     let state = &instance.state;
     match (instance.kind, instance.driver.as_str()) {
-        (Kind::Graph, "overlay") => bail!("not yet"),
+        (Kind::Graph, "overlay") => plugin.graph = Some(graphdrivers::open_overlay(state).map_err(told)?),
         (Kind::Network, "bridge") => bail!("not yet"),
         (Kind::Ipam, "local") => bail!("not yet"),
         (Kind::Volume, "local") => plugin.volume = Some(voldrivers::open_local(state).map_err(told)?),
