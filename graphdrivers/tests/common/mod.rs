@@ -196,7 +196,7 @@ pub(crate) fn picture(root: &Path) -> Vec<String> {
             for key in kernel::fsutil::list_xattrs(&path).unwrap() {
                 let value = kernel::fsutil::get_xattr(&path, &key).unwrap();
                 if !key.to_string_lossy().starts_with("trusted.overlay.") {
-                    attributes.extend([format!(" {key:?}={value:?}")]);
+                    attributes.extend([format!(" {}={value:?}", key.display())]);
                 }
             }
             let count = if kind.is_dir() { 0 } else { meta.nlink() };
