@@ -122,7 +122,9 @@ impl Holds {
         let mut table = self.table();
         let mut after = table.clone();
         after.retain(|_, hold| hold.mounted);
-        after.values_mut().for_each(|hold| hold.count = 0);
+        for hold in after.values_mut() {
+            hold.count = 0;
+        }
         if after == *table {
             return Ok(false);
         }
