@@ -131,7 +131,7 @@ impl<D: GraphDriver> Door<D> {
             MountSpec::Directory { path } => {
                 let hold = Hold {
                     count: 1,
-                    mounted: false,
+                    ..Hold::default()
                 };
                 self.holds.set(id, Some(hold))?;
                 return Ok(path);
@@ -147,6 +147,7 @@ impl<D: GraphDriver> Door<D> {
             Some(Hold {
                 count: 1,
                 mounted: true,
+                inherited: false,
             }),
         )?;
         let mut undo = Undo::new();
@@ -267,7 +268,7 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
         let Some(hold) = self.holds.get(id) else {
             return Ok(Done::AlreadySo);
         };
-        if hold.count > 1 {
+        if hold.count > 1 || (hold.count == 1 && hold.inherited) {
             let count = hold.count - 1;
             self.holds.set(id, Some(Hold { count, ..hold }))?;
         } else {
