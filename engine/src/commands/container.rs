@@ -57,7 +57,7 @@ pub(super) fn exec(engine: &Engine, typed: &Exec) -> Result<u8> {
     if !status.success()
         && let Some(line) = crate::runtime::complaint(&complaint)
     {
-        return Ok(u8::try_from(start_failure_code(line)).unwrap_or(125));
+        return Ok(u8::try_from(start_failure_code(&line)).unwrap_or(125));
     }
     Ok(u8::try_from(status.code().unwrap_or(137)).unwrap_or(255))
 }
@@ -128,7 +128,9 @@ pub(super) fn ps(engine: &Engine, all: bool, quiet: bool) -> Result<()> {
     containers.retain(|one| all || one.status == Status::Running);
     containers.reverse();
     if quiet {
-        containers.iter().for_each(|one| println!("{}", short(&one.id)));
+        for one in &containers {
+            say!("{}", short(&one.id));
+        }
         return Ok(());
     }
     let rows: Vec<Vec<String>> = containers
@@ -166,7 +168,7 @@ pub(super) fn port(engine: &Engine, typed: &str) -> Result<()> {
         let Publish(binding) = port;
         let inner: (u16, Protocol) = (binding.container_port, binding.protocol);
         let shown = outer(port).unwrap_or_else(|| "any port, chosen by the driver".to_owned());
-        println!("{}/{} -> {shown}", inner.0, inner.1.as_str());
+        say!("{}/{} -> {shown}", inner.0, inner.1.as_str());
     }
     Ok(())
 }
