@@ -1,6 +1,7 @@
 //! A place of its own for one sweep: namespaces, a state directory, and longshore in them.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -8,12 +9,14 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use kernel::exec::Tool;
+use plugin_api::FaultKind;
 use plugin_api::client::Client;
+use plugin_api::wire::Verb;
 
 /// How long something may take that is under way: a start, the emptying of a trash.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a verb that was answered may still work behind its caller's back.
-const AFTERMATH: Duration = Duration::from_millis(150);
+const AFTERMATH: Duration = Duration::from_millis(100);
 
 /// What the first process of the namespaces does; `box` is the namespace of a container to be.
 const FIRST_PROCESS: &str = r#"
@@ -30,9 +33,13 @@ exec sleep infinity
 pub(crate) type Shape = BTreeSet<String>;
 
 pub(crate) struct Ground {
+    /// Whether links, addresses and rules are looked at; asking for them takes longest.
+    has_network: bool,
     root: tempfile::TempDir,
     holder: Child,
     longshore: Option<Child>,
+    /// What drivers answered that a later call needs.
+    memory: RefCell<BTreeMap<&'static str, String>>,
 }
 
 /// How a start ended.
@@ -63,7 +70,9 @@ impl Ground {
         let holder = holder.args(["sh", "-c", FIRST_PROCESS, "first", path]);
         let ground = Self {
             holder: holder.spawn_logging(log(root.path())).unwrap(),
+            has_network: drivers.contains("[network."),
             longshore: None,
+            memory: RefCell::default(),
             root,
         };
         let ready = ground.path("ready");
@@ -79,6 +88,21 @@ impl Ground {
     pub(crate) fn client(&self) -> Client {
         let path = self.path("sockets/crash.sock");
         Client::connect(path).expect("longshore runs")
+    }
+
+    /// Keeps what an engine would keep.
+    pub(crate) fn remember(&self, what: &'static str, value: impl Into<String>) {
+        self.memory.borrow_mut().insert(what, value.into());
+    }
+
+    pub(crate) fn recall(&self, what: &'static str) -> String {
+        self.memory.borrow()[what].clone()
+    }
+
+    /// A path of the namespaces, as seen from outside.
+    pub(crate) fn seen(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
+        root.join(path.strip_prefix("/").expect("paths of drivers are absolute"))
     }
 
     /// Runs a program in the namespaces and returns what it says.
@@ -110,7 +134,11 @@ impl Ground {
             if self.has_died() {
                 return Some(Start::Died);
             }
-            Client::connect(&socket).ok().map(|_| Start::Up)
+            // A listening socket is not enough: connections wait in it before anybody serves.
+            let client = Client::connect(&socket).ok()?;
+            let answer = client.call(Verb::VolumeCapabilities, plugin_api::wire::no_fields());
+            let is_broken = answer.is_err_and(|fault| fault.kind == FaultKind::Unavailable);
+            (!is_broken).then_some(Start::Up)
         })
     }
 
@@ -186,6 +214,14 @@ impl Ground {
         for mount in kernel::mount::parse(&mounts).iter() {
             shape.insert(format!("mount {} {}", mount.target.display(), mount.kind));
         }
+        if self.has_network {
+            self.network(&mut shape);
+        }
+        files(&self.path("state"), &mut shape);
+        shape
+    }
+
+    fn network(&self, shape: &mut Shape) {
         for (place, words) in [("host", &["ip"][..]), ("box", &["ip", "-n", "box"])] {
             let list = |what: &[&str]| self.run(&[words, what].concat());
             let links = list(&["-o", "link"]);
@@ -196,9 +232,7 @@ impl Ground {
                 shape.insert(format!("address in {place}: {}", words.join(" ")));
             }
         }
-        rules(&self.run(&["nft", "--stateless", "list", "ruleset"]), &mut shape);
-        files(&self.path("state"), &mut shape);
-        shape
+        rules(&self.run(&["nft", "--stateless", "list", "ruleset"]), shape);
     }
 
     /// Waits until the world has one of these shapes; if it never does, says what differs.
@@ -295,7 +329,8 @@ fn files(folder: &Path, shape: &mut Shape) {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let kind = if is_folder { "folder" } else { "file" };
         shape.insert(format!("{kind} {}", entry.path().display()));
-        if is_folder {
+        // The kernel keeps folders of its own in an overlay's work folder.
+        if is_folder && entry.file_name() != "work" {
             files(&entry.path(), shape);
         }
     }

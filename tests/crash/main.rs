@@ -13,6 +13,9 @@
 //!
 //! The tables of verbs are in [`volume`] and its siblings, one line for each verb.
 
+mod graph;
 mod ground;
+mod ipam;
+mod network;
 mod sweep;
 mod volume;

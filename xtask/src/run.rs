@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** no shell; every argument is a word of its own.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 )]
 pub(crate) fn program(name: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(name);
-    command.current_dir(root());
+    command.current_dir(root()).env("PATH", search_path());
     command
 }
 
@@ -76,12 +76,16 @@ pub(crate) fn spoken(command: &Command) -> String {
     words.join(" ")
 }
 
-/// Where `name` would be started from, looking in the machine's usual folders too:
-/// `sudo` and cron often leave the `sbin` folders out of `PATH`.
-pub(crate) fn which(name: &str) -> Option<PathBuf> {
+/// The search path with the machine's usual folders: `sudo` and cron often leave the `sbin` folders out.
+pub(crate) fn search_path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+    let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    std::env::join_paths(std::env::split_paths(&path).chain(usual)).unwrap_or(path)
+}
+
+/// Where `name` would be started from.
+pub(crate) fn which(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&search_path())
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
 }

@@ -67,7 +67,7 @@ impl Message {
         let mut message = inner(self);
         let length = u16::try_from(message.0.len() - start).expect("an attribute is shorter than 64 KiB");
         message.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-        message
+        message.settle()
     }
 
     /// Appends raw bytes within a nest: the fixed part of `VETH_INFO_PEER`.

@@ -14,12 +14,13 @@
 //! # Ok::<(), kernel::Error>(())
 //! ```
 //!
-//! `nft` has the messages of nf_tables, whose batches are all or nothing.
+//! [`nft`] has the messages of nf_tables, whose batches are all or nothing.
 
 pub mod address;
 pub mod link;
 mod message;
 pub mod neighbour;
+pub mod nft;
 mod socket;
 #[cfg(test)]
 mod tests;

@@ -197,8 +197,8 @@ impl Socket {
                 let (Some(request), Some(ack)) = (requests.get(index), Ack::of(message)) else {
                     return Ok(());
                 };
-                // The kernel refuses a batch as a whole at its first message and may then say no more.
-                over |= index == last_change || (index == 0 && ack.errno != 0);
+                // After an error nothing else is of interest; what still comes is skipped by number.
+                over |= index == last_change || ack.errno != 0;
                 if outcome.is_ok() {
                     outcome = ack.outcome(request);
                 }
