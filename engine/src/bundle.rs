@@ -151,7 +151,8 @@ fn linux(parts: &Parts<'_>) -> Result<Linux> {
     linux
         .set_namespaces(Some(namespaces))
         .set_resources(Some(resources))
-        .set_cgroups_path(Some(format!("/longshore-engine/{}", parts.id).into()));
+        // Flat: runtimes remove the last folder only.
+        .set_cgroups_path(Some(format!("/longshore-engine-{}", parts.id).into()));
     Ok(linux)
 }
 

@@ -12,7 +12,7 @@ use plugin_api::network::Protocol;
 use super::{ago, table};
 use crate::bundle::{self, Accounts};
 use crate::cli::Exec;
-use crate::engine::Engine;
+use crate::engine::{Engine, monitor_lives};
 use crate::log::{self, Reader};
 use crate::ports::Publish;
 use crate::runtime::start_failure_code;
@@ -31,7 +31,8 @@ fn running(engine: &Engine, typed: &str) -> Result<Container> {
 }
 
 pub(super) fn exec(engine: &Engine, typed: &Exec) -> Result<u8> {
-    let container = running(engine, &typed.container)?;
+    let (name, cmd) = typed.words.split_first().context("a container is needed")?;
+    let container = running(engine, name)?;
     let mut options = Vec::new();
     for row in &typed.env {
         options.extend(["--env".to_owned(), row.clone()]);
@@ -45,7 +46,7 @@ pub(super) fn exec(engine: &Engine, typed: &Exec) -> Result<u8> {
     }
     let folder = engine.store.container_folder(&container.id);
     let said = folder.join(format!("exec-{}.log", short(&fresh_id()?)));
-    let mut command = engine.runtime()?.exec(&container.id, &said, &options, &typed.cmd);
+    let mut command = engine.runtime()?.exec(&container.id, &said, &options, cmd);
     command.stdin(if typed.interactive {
         Stdio::inherit()
     } else {
@@ -115,6 +116,7 @@ fn outer(port: &Publish) -> Option<String> {
 fn status(container: &Container) -> String {
     match container.status {
         Status::Created => "Created".to_owned(),
+        Status::Running if container.monitor.is_none() => "Dead, not wholly gone".to_owned(),
         Status::Running => {
             let since = ago(&container.started);
             format!("Up {}", since.strip_suffix(" ago").unwrap_or(&since))
@@ -186,6 +188,10 @@ fn wait_down(engine: &Engine, id: &str, patience: Duration) -> Result<bool> {
                 if !one.recipe.auto_remove {
                     return Ok(true);
                 }
+            }
+            // Its monitor ended without taking all down, perhaps because a plugin is away.
+            Some(one) if !monitor_lives(&one)? => {
+                bail!("container {} is not wholly gone: {}", one.name, one.error);
             }
             Some(_) => {}
         }

@@ -155,7 +155,7 @@ fn attach(monitor: Monitor, mut file: File) -> Result<u8> {
 // === making a container ===
 
 fn create(engine: &Engine, typed: &Run) -> Result<Container> {
-    let image = engine.store.image(&typed.image)?;
+    let image = engine.store.image(typed.image())?;
     let id = fresh_id()?;
     let recipe = recipe(engine, typed, &image, &id)?;
     let mounts = mount_points(engine, typed)?;
@@ -292,9 +292,9 @@ fn args(typed: &Run, image: &Image) -> Result<Vec<String>> {
         None => config.entrypoint.clone(),
     };
     // The image's command belongs to the image's own entry point.
-    let own = typed.cmd.is_empty() && typed.entrypoint.is_none();
-    let cmd = if own { &config.cmd } else { &typed.cmd };
-    let all = [entry, cmd.clone()].concat();
+    let own = typed.cmd().is_empty() && typed.entrypoint.is_none();
+    let cmd = if own { &config.cmd } else { typed.cmd() };
+    let all = [entry.as_slice(), cmd].concat();
     if all.is_empty() {
         bail!("no command: neither the image nor the command line names one");
     }
