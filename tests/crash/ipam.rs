@@ -60,7 +60,10 @@ fn request(ground: &Ground, address: Option<&str>, purpose: AddressPurpose) -> R
 
 fn release(ground: &Ground, address: &str) -> Result<(), Fault> {
     let address: IpAddr = address.parse().unwrap();
-    ground.client().ipam().release_address(&pool_id(ground), address)?;
+    ground
+        .client()
+        .ipam()
+        .release_address(&pool_id(ground), address)?;
     Ok(())
 }
 
