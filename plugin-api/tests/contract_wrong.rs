@@ -1,1 +1,129 @@
-fn main() {}
+//! Every case of the suites fails for a driver that breaks its rule, and only then.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use plugin_api::contract::wrong::{
+    Graph, GraphDefect, Ipam, IpamDefect, Network, NetworkDefect, Volume, VolumeDefect,
+};
+use plugin_api::contract::{
+    Case, GraphSubject, IpamSubject, NetworkSubject, Outcome, Report, VolumeSubject, graph, ipam, network,
+    run, run_case, volume,
+};
+
+fn failed(reports: Vec<Report>) -> BTreeSet<&'static str> {
+    let failed = reports
+        .into_iter()
+        .filter(|report| matches!(report.outcome, Outcome::Failed(_)));
+    failed.map(|report| report.name).collect()
+}
+
+/// Each defect fails the cases it names and no others, and together they fail every case.
+fn judge<D: ?Sized, W: Copy + Debug>(
+    suite: &[Case<D>],
+    defects: &[(W, &[&'static str])],
+    fails: impl Fn(W) -> BTreeSet<&'static str>,
+) {
+    let mut trouble = Vec::new();
+    let mut caught = BTreeSet::new();
+    for (defect, named) in defects {
+        let (wanted, found) = (named.iter().copied().collect::<BTreeSet<_>>(), fails(*defect));
+        if wanted != found {
+            let missed: Vec<_> = wanted.difference(&found).collect();
+            let extra: Vec<_> = found.difference(&wanted).collect();
+            trouble.push(format!(
+                "{defect:?}: not caught by {missed:?}, caught as well by {extra:?}"
+            ));
+        }
+        caught.extend(found);
+    }
+    for case in suite.iter().filter(|case| !caught.contains(case.name)) {
+        trouble.push(format!("no defect makes {} fail", case.name));
+    }
+    assert!(trouble.is_empty(), "{}", trouble.join("\n"));
+}
+
+#[test]
+fn every_volume_case_catches_its_defect() {
+    judge(volume::SUITE, VolumeDefect::ALL, |defect| {
+        let home = tempfile::tempdir().unwrap();
+        let held = Mutex::new(Arc::new(Volume::open(home.path(), defect).unwrap()));
+        let fresh = || {
+            *held.lock().unwrap() = Arc::new(Volume::open(home.path(), defect)?);
+            Ok(held.lock().unwrap().clone() as volume::Driver)
+        };
+        let again = |_| {
+            let new = Arc::new(held.lock().unwrap().restarted()?);
+            *held.lock().unwrap() = new.clone();
+            Ok(new as volume::Driver)
+        };
+        failed(run(
+            volume::SUITE,
+            &VolumeSubject::new(fresh)
+                .on_restart(again)
+                .other_option("size", "2"),
+        ))
+    });
+}
+
+#[test]
+fn every_address_case_catches_its_defect() {
+    judge(ipam::SUITE, IpamDefect::ALL, |defect| {
+        let held = Mutex::new(Arc::new(Ipam::new(defect)));
+        let fresh = || {
+            *held.lock().unwrap() = Arc::new(Ipam::new(defect));
+            Ok(held.lock().unwrap().clone() as ipam::Driver)
+        };
+        let again = |_| {
+            let new = Arc::new(held.lock().unwrap().restarted());
+            *held.lock().unwrap() = new.clone();
+            Ok(new as ipam::Driver)
+        };
+        failed(run(ipam::SUITE, &IpamSubject::new(fresh).on_restart(again)))
+    });
+}
+
+#[test]
+fn every_network_case_catches_its_defect() {
+    judge(network::SUITE, NetworkDefect::ALL, |defect| {
+        let held = Mutex::new(Arc::new(Network::new(defect)));
+        let fresh = || {
+            *held.lock().unwrap() = Arc::new(Network::new(defect));
+            Ok(held.lock().unwrap().clone() as network::Driver)
+        };
+        let again = |_| {
+            let new = Arc::new(held.lock().unwrap().restarted());
+            *held.lock().unwrap() = new.clone();
+            Ok(new as network::Driver)
+        };
+        failed(run(
+            network::SUITE,
+            &NetworkSubject::new(fresh).on_restart(again).option("mtu", "1400"),
+        ))
+    });
+}
+
+#[test]
+fn every_graph_case_catches_its_defect() {
+    judge(graph::SUITE, GraphDefect::ALL, |defect| {
+        let home = tempfile::tempdir().unwrap();
+        let held = Mutex::new(Arc::new(Graph::open(home.path(), defect).unwrap()));
+        let fresh = || {
+            *held.lock().unwrap() = Arc::new(Graph::open(home.path(), defect)?);
+            Ok(held.lock().unwrap().clone() as graph::Driver)
+        };
+        let again = |_| {
+            let new = Arc::new(held.lock().unwrap().restarted()?);
+            *held.lock().unwrap() = new.clone();
+            Ok(new as graph::Driver)
+        };
+        // 120 whole copies take longer than all other cases together; only one defect is about depth.
+        let slow = |name: &str| {
+            name == "deep_chains_are_read_to_the_bottom" && defect != GraphDefect::ChainsEndAt100
+        };
+        let subject = GraphSubject::new(fresh).on_restart(again);
+        let cases = graph::SUITE.iter().filter(|case| !slow(case.name));
+        failed(cases.map(|case| run_case(case, &subject)).collect())
+    });
+}

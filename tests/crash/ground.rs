@@ -1,6 +1,7 @@
 //! A place of its own for one sweep: namespaces, a state directory, and longshore in them.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -8,12 +9,14 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use kernel::exec::Tool;
+use plugin_api::FaultKind;
 use plugin_api::client::Client;
+use plugin_api::wire::Verb;
 
 /// How long something may take that is under way: a start, the emptying of a trash.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a verb that was answered may still work behind its caller's back.
-const AFTERMATH: Duration = Duration::from_millis(150);
+const AFTERMATH: Duration = Duration::from_millis(100);
 
 /// What the first process of the namespaces does; `box` is the namespace of a container to be.
 const FIRST_PROCESS: &str = r#"
@@ -30,9 +33,13 @@ exec sleep infinity
 pub(crate) type Shape = BTreeSet<String>;
 
 pub(crate) struct Ground {
+    /// Whether links, addresses and rules are looked at; asking for them takes longest.
+    has_network: bool,
     root: tempfile::TempDir,
     holder: Child,
     longshore: Option<Child>,
+    /// What drivers answered that a later call needs.
+    memory: RefCell<BTreeMap<&'static str, String>>,
 }
 
 /// How a start ended.
@@ -63,7 +70,9 @@ impl Ground {
         let holder = holder.args(["sh", "-c", FIRST_PROCESS, "first", path]);
         let ground = Self {
             holder: holder.spawn_logging(log(root.path())).unwrap(),
+            has_network: drivers.contains("[network."),
             longshore: None,
+            memory: RefCell::default(),
             root,
         };
         let ready = ground.path("ready");
@@ -79,6 +88,21 @@ impl Ground {
     pub(crate) fn client(&self) -> Client {
         let path = self.path("sockets/crash.sock");
         Client::connect(path).expect("longshore runs")
+    }
+
+    /// Keeps what an engine would keep.
+    pub(crate) fn remember(&self, what: &'static str, value: impl Into<String>) {
+        self.memory.borrow_mut().insert(what, value.into());
+    }
+
+    pub(crate) fn recall(&self, what: &'static str) -> String {
+        self.memory.borrow()[what].clone()
+    }
+
+    /// A path of the namespaces, as seen from outside.
+    pub(crate) fn seen(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
+        root.join(path.strip_prefix("/").expect("paths of drivers are absolute"))
     }
 
     /// Runs a program in the namespaces and returns what it says.
@@ -110,7 +134,11 @@ impl Ground {
             if self.has_died() {
                 return Some(Start::Died);
             }
-            Client::connect(&socket).ok().map(|_| Start::Up)
+            // A listening socket is not enough: connections wait in it before anybody serves.
+            let client = Client::connect(&socket).ok()?;
+            let answer = client.call(Verb::VolumeCapabilities, plugin_api::wire::no_fields());
+            let is_broken = answer.is_err_and(|fault| fault.kind == FaultKind::Unavailable);
+            (!is_broken).then_some(Start::Up)
         })
     }
 
@@ -184,8 +212,19 @@ impl Ground {
         let mut shape = Shape::new();
         let mounts = fs::read(format!("/proc/{}/mountinfo", self.holder.id())).unwrap();
         for mount in kernel::mount::parse(&mounts).iter() {
-            shape.insert(format!("mount {} {}", mount.target.display(), mount.kind));
+            add(
+                &mut shape,
+                format!("mount {} {}", mount.target.display(), mount.kind),
+            );
         }
+        if self.has_network {
+            self.network(&mut shape);
+        }
+        files(&self.path("state"), &mut shape);
+        shape
+    }
+
+    fn network(&self, shape: &mut Shape) {
         for (place, words) in [("host", &["ip"][..]), ("box", &["ip", "-n", "box"])] {
             let list = |what: &[&str]| self.run(&[words, what].concat());
             let links = list(&["-o", "link"]);
@@ -196,9 +235,7 @@ impl Ground {
                 shape.insert(format!("address in {place}: {}", words.join(" ")));
             }
         }
-        rules(&self.run(&["nft", "--stateless", "list", "ruleset"]), &mut shape);
-        files(&self.path("state"), &mut shape);
-        shape
+        rules(&self.run(&["nft", "--stateless", "list", "ruleset"]), shape);
     }
 
     /// Waits until the world has one of these shapes; if it never does, says what differs.
@@ -222,13 +259,7 @@ impl Ground {
     pub(crate) fn records(&self) -> Shape {
         assert!(self.longshore.is_none(), "longshore has its records open");
         let mut all = Shape::new();
-        let mut stores = Shape::new();
-        files(&self.path("state"), &mut stores);
-        for store in stores.iter().filter_map(|line| line.strip_prefix("file ")) {
-            if store.ends_with("state.redb") {
-                read_records(Path::new(store), &mut all);
-            }
-        }
+        stores(&self.path("state"), &mut all);
         all
     }
 }
@@ -294,11 +325,35 @@ fn files(folder: &Path, shape: &mut Shape) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let kind = if is_folder { "folder" } else { "file" };
-        shape.insert(format!("{kind} {}", entry.path().display()));
-        if is_folder {
+        add(shape, format!("{kind} {}", without_number(&entry.path())));
+        // The kernel keeps folders of its own in an overlay's work folder.
+        if is_folder && entry.file_name() != "work" {
             files(&entry.path(), shape);
         }
     }
+}
+
+/// A layer's folder has a number that differs each time: `layers/7/fs` becomes `layers/N/fs`.
+fn without_number(path: &Path) -> String {
+    let mut shown: Vec<String> = Vec::new();
+    for part in path {
+        let is_number = shown.last().is_some_and(|last| last == "layers");
+        let part = if is_number {
+            "N".into()
+        } else {
+            part.to_string_lossy()
+        };
+        shown.push(part.into_owned());
+    }
+    shown.join("/")
+}
+
+/// Adds a line that may be there already, once more.
+fn add(shape: &mut Shape, mut line: String) {
+    while shape.contains(&line) {
+        line.push_str(" (again)");
+    }
+    shape.insert(line);
 }
 
 fn difference(wanted: &Shape, now: &Shape) -> String {
@@ -307,12 +362,28 @@ fn difference(wanted: &Shape, now: &Shape) -> String {
     missing.chain(left).collect::<Vec<_>>().join("\n")
 }
 
+fn stores(folder: &Path, all: &mut Shape) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            stores(&entry.path(), all);
+        } else if entry.file_name() == "state.redb" {
+            read_records(&entry.path(), all);
+        }
+    }
+}
+
+/// Numbers that only grow; they belong to the driver, not to anything it keeps.
+const COUNTERS: [&str; 2] = ["counter", "epoch"];
+
 fn read_records(path: &Path, all: &mut Shape) {
     use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 
     let database = redb::Database::open(path).unwrap();
     let read = database.begin_read().unwrap();
     for table in read.list_tables().unwrap() {
+        if COUNTERS.contains(&table.name()) {
+            continue;
+        }
         let definition = TableDefinition::<&str, &[u8]>::new(table.name());
         let rows = read.open_table(definition).unwrap();
         for row in rows.iter().unwrap() {

@@ -8,8 +8,8 @@
 #[path = "../world/mod.rs"]
 mod world;
 
-//mod contract;
+mod contract;
 mod engine_docker;
 mod engine_podman;
-//mod engine_reference;
+mod engine_reference;
 mod server;

@@ -1,9 +1,9 @@
 //! A world: mount, network and process namespaces with a directory.
 
 use std::cell::RefCell;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use super::command::{Out, Process, child_of, program};
@@ -70,11 +70,15 @@ impl World {
         words.extend(["--", "bash", "-c", FIRST_PROCESS, "first"]);
         let mut command = program("setpriv");
         command.args(words).arg(&root).stdin(Stdio::null());
+        command.stderr(File::create(root.join("world.log")).unwrap());
         let mut holder = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         let stdout = holder.stdout.take().expect("a pipe was asked for");
         BufReader::new(stdout).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "the world {name} could not be made");
+        if line != "ready\n" {
+            let why = fs::read_to_string(root.join("world.log")).unwrap();
+            panic!("the world {name} could not be made: {why}");
+        }
         let first = child_of(holder.id()).expect("unshare has a child");
         let before = RefCell::default();
         let name = root.file_name().unwrap().to_str().unwrap().to_owned();
@@ -230,15 +234,12 @@ impl Drop for World {
                 return;
             }
         }
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-        // The kernel ends the other processes of the namespace after its first one.
-        for _ in 0..200 {
-            if !Path::new(&format!("/proc/{}", self.first)).exists() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+        // The first process ends when all others of its namespace have, and `unshare` with it.
+        let killed = Out::of(&["kill", "-s", "KILL", &self.first.to_string()], &[]);
+        if !killed.succeeded() {
+            let _ = self.holder.kill();
         }
+        let _ = self.holder.wait();
         self.remove_cgroups();
         if let Err(error) = fs::remove_dir_all(&self.root) {
             eprintln!("remove {}: {error}", self.root.display());

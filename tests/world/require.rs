@@ -1,6 +1,7 @@
 //! Skips are loud.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 /// Returns from the test, loudly, unless the machine has every program named (and we are root).
 #[macro_export]
@@ -36,7 +37,14 @@ pub(crate) fn have(tools: &[&str]) -> bool {
 
 fn missing(tools: &[&str]) -> Vec<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = |tool: &str| std::env::split_paths(&path).any(|dir| dir.join(tool).is_file());
+    let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    // The workspace's own programs lie beside each other.
+    dirs.extend(
+        Path::new(env!("CARGO_BIN_EXE_longshore"))
+            .parent()
+            .map(Path::to_owned),
+    );
+    let in_path = |tool: &str| dirs.iter().any(|dir| dir.join(tool).is_file());
     let mut reasons: Vec<String> = Vec::new();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     if !status.lines().any(|line| line.starts_with("Uid:\t0\t0")) {

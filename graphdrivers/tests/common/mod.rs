@@ -8,7 +8,7 @@ use plugin_api::graph::{GraphPlugin, NewLayer};
 use plugin_api::id::LayerId;
 
 /// Runs a test in mounts of its own, over an empty state folder.
-pub fn alone(test: impl FnOnce(&Path) + Send) {
+pub(crate) fn alone(test: impl FnOnce(&Path) + Send) {
     std::thread::scope(|scope| {
         let run = scope.spawn(|| {
             kernel::mount::private_namespace().unwrap();
@@ -27,15 +27,15 @@ pub fn alone(test: impl FnOnce(&Path) + Send) {
     });
 }
 
-pub fn open(state: &Path) -> Arc<dyn GraphPlugin> {
+pub(crate) fn open(state: &Path) -> Arc<dyn GraphPlugin> {
     graphdrivers::open_overlay(state).unwrap()
 }
 
-pub fn id(text: &str) -> LayerId {
+pub(crate) fn id(text: &str) -> LayerId {
     LayerId::new(text).unwrap()
 }
 
-pub fn layer(name: &str, parent: &str) -> NewLayer {
+pub(crate) fn layer(name: &str, parent: &str) -> NewLayer {
     NewLayer {
         id: id(name),
         parent: (!parent.is_empty()).then(|| id(parent)),
@@ -44,18 +44,18 @@ pub fn layer(name: &str, parent: &str) -> NewLayer {
     }
 }
 
-pub fn mounted_below(state: &Path) -> usize {
+pub(crate) fn mounted_below(state: &Path) -> usize {
     kernel::mount::Mounts::read().unwrap().under(state).count()
 }
 
 /// One entry of an archive written by hand.
-pub struct Raw<'a> {
-    pub flag: u8,
-    pub path: &'a str,
-    pub link: &'a str,
-    pub mode: u32,
-    pub content: &'a [u8],
-    pub pax: &'a [(&'a str, &'a [u8])],
+pub(crate) struct Raw<'a> {
+    pub(crate) flag: u8,
+    pub(crate) path: &'a str,
+    pub(crate) link: &'a str,
+    pub(crate) mode: u32,
+    pub(crate) content: &'a [u8],
+    pub(crate) pax: &'a [(&'a str, &'a [u8])],
 }
 
 impl Default for Raw<'_> {
@@ -94,7 +94,7 @@ fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// An archive of entries written by hand, without any care for what they say.
-pub fn archive(entries: &[Raw<'_>]) -> Vec<u8> {
+pub(crate) fn archive(entries: &[Raw<'_>]) -> Vec<u8> {
     let mut all = Vec::new();
     for raw in entries {
         let mut text = Vec::new();
@@ -121,7 +121,7 @@ pub fn archive(entries: &[Raw<'_>]) -> Vec<u8> {
     all
 }
 
-pub fn file<'a>(path: &'a str, content: &'a str) -> Raw<'a> {
+pub(crate) fn file<'a>(path: &'a str, content: &'a str) -> Raw<'a> {
     Raw {
         path,
         content: content.as_bytes(),
@@ -129,7 +129,7 @@ pub fn file<'a>(path: &'a str, content: &'a str) -> Raw<'a> {
     }
 }
 
-pub fn folder(path: &str) -> Raw<'_> {
+pub(crate) fn folder(path: &str) -> Raw<'_> {
     Raw {
         flag: b'5',
         path,
@@ -138,7 +138,7 @@ pub fn folder(path: &str) -> Raw<'_> {
     }
 }
 
-pub fn link<'a>(flag: u8, path: &'a str, link: &'a str) -> Raw<'a> {
+pub(crate) fn link<'a>(flag: u8, path: &'a str, link: &'a str) -> Raw<'a> {
     Raw {
         flag,
         path,
@@ -148,7 +148,7 @@ pub fn link<'a>(flag: u8, path: &'a str, link: &'a str) -> Raw<'a> {
 }
 
 /// A layer filled by an archive.
-pub fn fill(
+pub(crate) fn fill(
     plugin: &dyn GraphPlugin,
     name: &str,
     parent: &str,
@@ -159,7 +159,7 @@ pub fn fill(
     plugin.apply_diff(&id(name), parent.as_ref(), &mut &bytes[..])
 }
 
-pub fn diff(plugin: &dyn GraphPlugin, name: &str, parent: &str) -> Vec<u8> {
+pub(crate) fn diff(plugin: &dyn GraphPlugin, name: &str, parent: &str) -> Vec<u8> {
     let parent = (!parent.is_empty()).then(|| id(parent));
     let mut out = Vec::new();
     plugin.diff(&id(name), parent.as_ref(), &mut out).unwrap();
@@ -167,7 +167,7 @@ pub fn diff(plugin: &dyn GraphPlugin, name: &str, parent: &str) -> Vec<u8> {
 }
 
 /// Everything a tree holds, one line a name: kind, mode, owner, time, content, links, attributes.
-pub fn picture(root: &Path) -> Vec<String> {
+pub(crate) fn picture(root: &Path) -> Vec<String> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     fn walk(root: &Path, path: &Path, lines: &mut Vec<String>) {
         let mut names: Vec<PathBuf> = std::fs::read_dir(path)
@@ -196,12 +196,12 @@ pub fn picture(root: &Path) -> Vec<String> {
             for key in kernel::fsutil::list_xattrs(&path).unwrap() {
                 let value = kernel::fsutil::get_xattr(&path, &key).unwrap();
                 if !key.to_string_lossy().starts_with("trusted.overlay.") {
-                    attributes.push_str(&format!(" {key:?}={value:?}"));
+                    attributes.extend([format!(" {}={value:?}", key.display())]);
                 }
             }
-            let links = if kind.is_dir() { 0 } else { meta.nlink() };
+            let count = if kind.is_dir() { 0 } else { meta.nlink() };
             lines.push(format!(
-                "{shown} {:o} {}:{} {}.{:09} links {links} {content}{attributes}",
+                "{shown} {:o} {}:{} {}.{:09} links {count} {content}{attributes}",
                 meta.mode(),
                 meta.uid(),
                 meta.gid(),

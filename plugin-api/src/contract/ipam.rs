@@ -319,9 +319,9 @@ fn an_address_of_an_unknown_pool_is_refused(ctx: &Ctx<'_>) -> Verdict {
 
 fn an_address_has_its_pools_prefix_length(ctx: &Ctx<'_>) -> Verdict {
     let lease = pool(ctx, 23)?;
+    let gateway = gateway(ctx, &lease.id, Some(nth(&lease, 1)))?.address;
     let endpoint = any(ctx, &lease.id)?.address;
-    let gateway = gateway(ctx, &lease.id, Some(nth(&lease, 1)));
-    for address in [endpoint, gateway.map_or(endpoint, |lease| lease.address)] {
+    for address in [gateway, endpoint] {
         ensure!(address.prefix_len() == 23, "{address} of the pool {}", lease.pool);
         ensure!(
             lease.pool.contains(&address.addr()),

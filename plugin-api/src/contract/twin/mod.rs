@@ -17,6 +17,6 @@ mod volume;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Takes a twin's only lock. A panic under it leaves whole state: every change is the verb's last step.
-fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
