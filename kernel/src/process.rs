@@ -87,7 +87,9 @@ fn parse(stat: &str) -> Option<(char, u64)> {
 /// the leader of a process group.
 pub fn new_session() -> Result<()> {
     fault::point("make session of", "process")?;
-    rustix::process::setsid().map(drop).context("make session of", "process")
+    rustix::process::setsid()
+        .map(drop)
+        .context("make session of", "process")
 }
 
 #[cfg(test)]
