@@ -22,6 +22,10 @@ pub struct Hold {
     pub count: u64,
     /// Whether a mount of ours shows it; a layer that is one folder needs none.
     pub mounted: bool,
+    /// Whether an engine before the one of now had it mounted. A container may have outlived that engine
+    /// and run there still: what the engine of now gets and puts back does not take the mount away, only
+    /// one more `put`, when it stops the container, does.
+    pub inherited: bool,
 }
 
 impl Hold {
@@ -29,6 +33,7 @@ impl Hold {
         Encoder::new(VERSION)
             .number(self.count)
             .flag(self.mounted)
+            .flag(self.inherited)
             .finish()
     }
 
@@ -37,6 +42,7 @@ impl Hold {
         let hold = Self {
             count: value.number()?,
             mounted: value.flag()?,
+            inherited: value.flag()?,
         };
         value.end()?;
         Ok(hold)
@@ -122,7 +128,9 @@ impl Holds {
         let mut table = self.table();
         let mut after = table.clone();
         after.retain(|_, hold| hold.mounted);
-        after.values_mut().for_each(|hold| hold.count = 0);
+        for hold in after.values_mut() {
+            (hold.count, hold.inherited) = (0, true);
+        }
         if after == *table {
             return Ok(false);
         }
@@ -164,6 +172,7 @@ mod tests {
         let mounted = Hold {
             count: 2,
             mounted: true,
+            inherited: false,
         };
         {
             let holds = Holds::open(Arc::new(Records::open(&path).unwrap())).unwrap();
@@ -173,7 +182,7 @@ mod tests {
                     &b,
                     Some(Hold {
                         count: 1,
-                        mounted: false,
+                        ..Hold::default()
                     }),
                 )
                 .unwrap();
@@ -188,7 +197,8 @@ mod tests {
                 a,
                 Hold {
                     count: 0,
-                    mounted: true
+                    mounted: true,
+                    inherited: true
                 }
             )]
         );

@@ -78,7 +78,10 @@ pub(crate) const ALL: [&str; 4] = ["graph", "network", "ipam", "volume"];
 /// Writes `longshore.toml` with a driver named `longshore` of each of `kinds`.
 pub(crate) fn configure(world: &World, kinds: &[&str]) {
     let (state, sockets) = (world.text("state"), world.plugins());
-    let mut text = format!("state = {state:?}\nsockets = \"{}\"\n", sockets.display());
+    let mut text = format!(
+        "log = \"info,plugin_api=debug\"\nstate = {state:?}\nsockets = \"{}\"\n",
+        sockets.display()
+    );
     for (kind, driver) in DRIVERS.iter().filter(|(kind, _)| kinds.contains(kind)) {
         let _ = writeln!(text, "\n[{kind}.longshore]\ndriver = {driver:?}");
     }

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kernel::netlink::link::{self, At};
 use kernel::netlink::{Request, Socket, address};
 use kernel::netns::set_sysctl;
-use kernel::port::Reserved;
 use kernel::record::{Batch, Records};
 use plugin_api::id::{MacAddr, NetworkId};
 use plugin_api::network::{
@@ -27,7 +26,7 @@ use super::{firewall, options, plan, ports};
 pub(super) struct State {
     pub(super) networks: BTreeMap<NetworkId, Network>,
     pub(super) endpoints: BTreeMap<EndpointRef, Endpoint>,
-    pub(super) held: BTreeMap<EndpointRef, Vec<Reserved>>,
+    pub(super) held: BTreeMap<EndpointRef, Vec<ports::Held>>,
 }
 
 /// The driver; one per network namespace.
@@ -265,10 +264,9 @@ impl Driver {
             ..link::Veth::default()
         };
         self.route.all(link::create_veth(&veth))?;
-        if !options.icc {
-            let outer = self.route.index_of(&endpoint.outer)?;
-            self.route.one(link::set_port(outer, true, false))?;
-        }
+        // Hairpin: with br_netfilter a container's way to its own published port is bridged back.
+        let outer = self.route.index_of(&endpoint.outer)?;
+        self.route.one(link::set_port(outer, !options.icc, true))?;
         Ok(())
     }
 

@@ -281,10 +281,12 @@ fn port_element(published: &Published, comment: &str) -> (Set, Element) {
 
 fn port_elements(endpoint: &Endpoint) -> impl Iterator<Item = (Set, Element)> {
     let comment = endpoint.at.endpoint.as_str();
-    endpoint
+    // Loopback addresses are relayed instead.
+    let routed = endpoint
         .published
         .iter()
-        .map(move |published| port_element(published, comment))
+        .filter(|published| !published.host.is_loopback());
+    routed.map(move |published| port_element(published, comment))
 }
 
 /// Elements of one set after the other, so that each set takes few messages.

@@ -12,9 +12,9 @@
 //! published port is one element of a map. When the last network goes, the table goes.
 //!
 //! # Limits
-//! Ports published on 127.0.0.1 or ::1 are refused: reaching a container from a loopback address
-//! needs `route_localnet`, which opens loopback services to neighbours, or a proxy. Ports published
-//! on every address are reached through every address of the host but the loopback ones.
+//! TCP ports published on 127.0.0.1 or ::1 are relayed by this process (`proxy`), UDP and SCTP ones are
+//! refused: `route_localnet` would open the host's loopback services to its neighbours. Ports
+//! published on every address are reached through every address of the host but the loopback ones.
 //! Forwarding stays on after the last network has gone: somebody else may need it by then.
 
 pub mod driver;
@@ -22,6 +22,7 @@ pub mod firewall;
 pub mod options;
 pub mod plan;
 mod ports;
+mod proxy;
 mod reaper;
 pub mod records;
 mod recovery;

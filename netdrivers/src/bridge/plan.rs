@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use plugin_api::id::{MacAddr, NetworkId};
-use plugin_api::network::{JoinLink, JoinPlan, NetworkSpec, PortBinding, Subnet};
+use plugin_api::network::{JoinLink, JoinPlan, NetworkSpec, PortBinding, Protocol, Subnet};
 use plugin_api::{Fault, FaultKind};
 
 use super::options::{self, Bridge};
@@ -179,9 +179,9 @@ pub fn publications(
         )
     };
     let found: Vec<_> = match binding.host_ip.or(default) {
-        Some(host) if host.is_loopback() => {
+        Some(host) if host.is_loopback() && binding.protocol != Protocol::Tcp => {
             let text = format!(
-                "{} on {host}: loopback addresses are not supported by this driver",
+                "{} on {host}: on loopback addresses only TCP is supported",
                 what()
             );
             return Err(Fault::unsupported(text));
@@ -272,14 +272,20 @@ mod tests {
     fn bindings_are_checked_before_anything_happens() {
         let endpoint = endpoint_record("one", "e", "10.9.0.2/24");
         let binding = |host: Option<&str>, from, to| PortBinding {
-            protocol: plugin_api::network::Protocol::Tcp,
+            protocol: Protocol::Tcp,
             container_port: 80,
             host_ip: host.map(|host| host.parse().unwrap()),
             host_port: from,
             host_port_end: to,
         };
         let kind = |host| publications(&binding(host, 0, 0), None, &endpoint).map_err(|fault| fault.kind);
-        assert_eq!(kind(Some("127.0.0.1")), Err(FaultKind::Unsupported));
+        assert!(kind(Some("127.0.0.1")).is_ok());
+        let udp = PortBinding {
+            protocol: Protocol::Udp,
+            ..binding(Some("127.0.0.1"), 0, 0)
+        };
+        let refused = publications(&udp, None, &endpoint).map_err(|fault| fault.kind);
+        assert_eq!(refused, Err(FaultKind::Unsupported));
         assert_eq!(kind(Some("::")), Err(FaultKind::Invalid));
         assert_eq!(kind(None).unwrap().len(), 1);
         assert_eq!(host_ports(&binding(None, 80, 90)).unwrap(), 80..=90);

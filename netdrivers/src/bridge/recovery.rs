@@ -147,10 +147,11 @@ impl Driver {
                 continue;
             };
             let at = At::Index(link.index);
-            let mut requests = vec![link::set_master(at, Some(bridge)), link::set_up(at)];
-            if !options.icc {
-                requests.push(link::set_port(link.index, true, false));
-            }
+            let requests = vec![
+                link::set_master(at, Some(bridge)),
+                link::set_up(at),
+                link::set_port(link.index, !options.icc, true),
+            ];
             self.route.all(requests).map_err(failed)?;
         }
         Ok(())
