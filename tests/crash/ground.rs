@@ -157,14 +157,19 @@ impl Ground {
 
     /// Whether longshore has killed itself by the end of what it has to do.
     pub(crate) fn died(&mut self, answered: bool) -> bool {
-        let until = Instant::now() + if answered { AFTERMATH } else { PATIENCE };
-        while !self.has_died() {
-            if Instant::now() > until {
-                return false;
+        let patience = if answered { AFTERMATH } else { PATIENCE };
+        let (mut quiet_since, mut counted) = (Instant::now(), self.counted());
+        while quiet_since.elapsed() < patience {
+            if self.has_died() {
+                return true;
             }
             std::thread::sleep(Duration::from_millis(2));
+            let now = self.counted();
+            if now != counted {
+                (quiet_since, counted) = (Instant::now(), now);
+            }
         }
-        true
+        false
     }
 
     /// Ends longshore as a crash would.
