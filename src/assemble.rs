@@ -55,7 +55,7 @@ fn add(plugin: &mut Plugin, instance: &Instance) -> anyhow::Result<()> {
     let state = &instance.state;
     match (instance.kind, instance.driver.as_str()) {
         (Kind::Graph, "overlay") => plugin.graph = Some(graphdrivers::open_overlay(state).map_err(told)?),
-        (Kind::Network, "bridge") => bail!("not yet"),
+        (Kind::Network, "bridge") => plugin.network = Some(netdrivers::open_bridge(state).map_err(told)?),
         (Kind::Ipam, "local") => plugin.ipam = Some(netdrivers::open_local_ipam(state).map_err(told)?),
         (Kind::Volume, "local") => plugin.volume = Some(voldrivers::open_local(state).map_err(told)?),
         (kind, other) => bail!("there is no {} driver {other:?}", kind.as_str()),

@@ -151,7 +151,8 @@ fn linux(parts: &Parts<'_>) -> Result<Linux> {
     linux
         .set_namespaces(Some(namespaces))
         .set_resources(Some(resources))
-        .set_cgroups_path(Some(format!("/longshore-engine/{}", parts.id).into()));
+        // Flat: runtimes remove the last folder only.
+        .set_cgroups_path(Some(format!("/longshore-engine-{}", parts.id).into()));
     Ok(linux)
 }
 
@@ -168,7 +169,7 @@ impl Accounts {
     /// Reads them below a root, whose links cannot lead out of it.
     pub(crate) fn read(rootfs: &Path) -> Result<Self> {
         let root = Folder::open(rootfs).context("open the container's root")?;
-        let etc = root.descend_in_root(Path::new("etc")).ok();
+        let etc = root.descend_in_root(Path::new("etc/.")).ok();
         let read = |name: &str| {
             let mut text = String::new();
             let file = etc.as_ref()?.read_file(OsStr::new(name)).ok()?;

@@ -264,9 +264,22 @@ pub(crate) struct Run {
     /// Run this instead of what the image runs
     #[arg(long)]
     pub(crate) entrypoint: Option<String>,
-    pub(crate) image: String,
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) cmd: Vec<String>,
+    /// The image, then what to run in it
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    #[arg(value_names = ["IMAGE", "CMD"], num_args = 1..)]
+    pub(crate) words: Vec<String>,
+}
+
+impl Run {
+    /// The image.
+    pub(crate) fn image(&self) -> &str {
+        &self.words[0]
+    }
+
+    /// What to run instead of the image's command; empty if nothing is said.
+    pub(crate) fn cmd(&self) -> &[String] {
+        &self.words[1..]
+    }
 }
 
 #[derive(Debug, Args)]
@@ -281,9 +294,10 @@ pub(crate) struct Exec {
     pub(crate) workdir: Option<String>,
     #[arg(short, long, value_name = "UID[:GID]")]
     pub(crate) user: Option<String>,
-    pub(crate) container: String,
+    /// The container, then what to run in it
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
-    pub(crate) cmd: Vec<String>,
+    #[arg(value_names = ["CONTAINER", "CMD"], num_args = 2..)]
+    pub(crate) words: Vec<String>,
 }
 
 #[cfg(test)]
@@ -314,7 +328,14 @@ mod tests {
         let Command::Run(run) = cli.command else {
             panic!("not a run");
         };
-        assert_eq!(run.cmd, ["sh", "-c", "--rm"]);
-        assert_eq!(run.image, "box");
+        assert_eq!(run.cmd(), ["sh", "-c", "--rm"]);
+        assert_eq!(run.image(), "box");
+        let typed = ["longshore-engine", "run", "box", "--help"];
+        let Command::Run(run) = Cli::try_parse_from(typed).unwrap().command else {
+            panic!("not a run");
+        };
+        assert_eq!(run.cmd(), ["--help"]);
+        assert!(Cli::try_parse_from(["longshore-engine", "run", "--rm"]).is_err());
+        assert!(Cli::try_parse_from(["longshore-engine", "exec", "web"]).is_err());
     }
 }

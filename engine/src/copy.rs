@@ -44,26 +44,29 @@ pub(crate) fn below(root: &Path, path: &Path) -> Result<Place> {
         let folder = if relative.as_os_str().is_empty() {
             root
         } else {
-            root.descend_in_root(&relative)?
+            follow(&root, &relative)?
         };
         return Ok(Place { folder, name: None });
     };
     let parent = relative.parent().filter(|parent| !parent.as_os_str().is_empty());
     let folder = match parent {
-        Some(parent) => root
-            .descend_in_root(parent)
-            .with_context(|| format!("find {}", path.display()))?,
+        Some(parent) => follow(&root, parent).with_context(|| format!("find {}", path.display()))?,
         None => root.again()?,
     };
     let is_link = folder.stat(name)?.is_some_and(|meta| meta.kind == Kind::Link);
     // A folder behind a link is meant by its link, as everywhere.
-    if is_link && let Ok(folder) = root.descend_in_root(&relative) {
+    if is_link && let Ok(folder) = follow(&root, &relative) {
         return Ok(Place { folder, name: None });
     }
     Ok(Place {
         folder,
         name: Some(name.to_owned()),
     })
+}
+
+/// Opens a folder of a tree, the last part followed too if it is a link.
+fn follow(root: &Folder, path: &Path) -> kernel::Result<Folder> {
+    root.descend_in_root(&path.join("."))
 }
 
 /// Finds a path of the host.

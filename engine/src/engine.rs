@@ -78,7 +78,13 @@ impl Engine {
                 if claimed.monitor != Some(shown(own)) {
                     continue;
                 }
-                if let Err(error) = self.finish(&container.id, 137) {
+                // A monitor that failed to take all down has left the real exit code.
+                let code = if container.monitor.is_none() {
+                    container.exit_code
+                } else {
+                    137
+                };
+                if let Err(error) = self.finish(&container.id, code) {
                     eprintln!("container {} is not wholly gone: {error:#}", short(&container.id));
                 }
             }

@@ -1,11 +1,12 @@
 //! `--link`: names, variables and lines of `/etc/hosts`.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
 
 use crate::ports;
-use crate::state::container::Container;
+use crate::state::container::{Container, Leg};
 use crate::state::{check_name, short};
 
 /// Reads `NAME[:ALIAS]`.
@@ -74,15 +75,15 @@ pub(crate) fn hosts_file(own: &Container, linked: &[(String, Container)]) -> Str
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
-    for address in own.legs.iter().flat_map(|leg| leg.addresses()) {
-        text.push_str(&format!("{address}\t{}\n", own.recipe.hostname));
+    for address in own.legs.iter().flat_map(Leg::addresses) {
+        let _ = writeln!(text, "{address}\t{}", own.recipe.hostname);
     }
     for (alias, target) in linked {
         let Some(address) = shared_address(own, target) else {
             continue;
         };
         let id = short(&target.id);
-        text.push_str(&format!("{address}\t{alias} {} {id}\n", target.name));
+        let _ = writeln!(text, "{address}\t{alias} {} {id}", target.name);
     }
     text
 }

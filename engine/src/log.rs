@@ -114,14 +114,18 @@ impl<R: BufRead> Reader<R> {
 }
 
 /// Writes a piece to our own output of that name.
+/// A reader that went away, as `| head` does, is no error.
 pub(crate) fn show(piece: &Piece) -> std::io::Result<()> {
-    match piece.stream {
+    let outcome = match piece.stream {
         Stream::Out => {
             let mut out = std::io::stdout();
-            out.write_all(&piece.bytes)?;
-            out.flush()
+            out.write_all(&piece.bytes).and_then(|()| out.flush())
         }
         Stream::Err => std::io::stderr().write_all(&piece.bytes),
+    };
+    match outcome {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
     }
 }
 

@@ -296,8 +296,8 @@ fn failed_or_short_lived(running: Running, folder: &Path) -> Result<Running, Not
     match complaint(&said) {
         None => Ok(running),
         Some(line) => Err(NotStarted {
-            code: start_failure_code(line),
-            text: line.to_owned(),
+            code: start_failure_code(&line),
+            text: line,
         }),
     }
 }

@@ -263,7 +263,7 @@ fn forward(question: &[u8], ask: fn(IpAddr, &[u8]) -> std::io::Result<Vec<u8>>) 
                 silent |= matches!(
                     error.kind(),
                     std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                )
+                );
             }
         }
     }

@@ -60,7 +60,10 @@ impl Runtime {
     /// Runs the bundle's process and stays until it ends, with its exit code.
     pub(crate) fn run(&self, id: &str, bundle: &Path) -> Command {
         let mut command = self.command();
-        command.arg("--log").arg(bundle.join("runtime.log"));
+        command
+            .arg("--log")
+            .arg(bundle.join("runtime.log"))
+            .args(["--log-format", "json"]);
         command.arg("run").arg("--bundle").arg(bundle);
         command.arg("--pid-file").arg(bundle.join("pid")).arg(id);
         command
@@ -69,7 +72,7 @@ impl Runtime {
     /// Runs a further process in a container.
     pub(crate) fn exec(&self, id: &str, log: &Path, options: &[String], args: &[String]) -> Command {
         let mut command = self.command();
-        command.arg("--log").arg(log);
+        command.arg("--log").arg(log).args(["--log-format", "json"]);
         command.arg("exec").args(options).arg(id).args(args);
         command
     }
@@ -129,13 +132,14 @@ impl Runtime {
     }
 }
 
-/// The last failure in what the runtime wrote to its log.
-pub(crate) fn complaint(log: &str) -> Option<&str> {
-    let noise = |line: &str| {
-        let level = ["level=warn", "level=info", "level=debug"];
-        line.trim().is_empty() || level.iter().any(|word| line.contains(word))
-    };
-    log.lines().rev().find(|line| !noise(line))
+/// The last failure in what the runtime wrote to its log, one JSON object per line.
+pub(crate) fn complaint(log: &str) -> Option<String> {
+    let mut errors = log.lines().rev().filter_map(|line| {
+        let value: serde_json::Value = serde_json::from_str(line).ok()?;
+        let grave = matches!(value["level"].as_str(), Some("error" | "fatal"));
+        value["msg"].as_str().filter(|_| grave).map(str::to_owned)
+    });
+    errors.next()
 }
 
 /// The exit code users of Docker expect for a process that could not be started, by what the runtime
@@ -161,6 +165,13 @@ mod tests {
         assert_eq!(start_failure_code("executable file `x` not found in $PATH"), 127);
         assert_eq!(start_failure_code("exec /data: Permission denied"), 126);
         assert_eq!(start_failure_code("something else"), 125);
+    }
+
+    #[test]
+    fn the_last_error_of_a_log_is_its_complaint() {
+        let log = "{\"level\":\"error\",\"msg\":\"a\"}\n{\"level\":\"error\",\"msg\":\"b\"}\n{\"level\":\"warning\",\"msg\":\"c\"}\nnoise\n";
+        assert_eq!(complaint(log).as_deref(), Some("b"));
+        assert_eq!(complaint(""), None);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Archives from outside: the hostile ones stay in their layer, the honest ones come out as GNU tar has
 //! them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::fs;

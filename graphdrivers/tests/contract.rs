@@ -1,5 +1,7 @@
 //! The contract of graph plugins, over the real kernel.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{alone, open};

@@ -1,6 +1,8 @@
 //! Death and failure at every change of the world in turn: a layer is there wholly or not at all, a retry
 //! succeeds, and nothing is left.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::fs;

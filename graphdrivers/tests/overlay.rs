@@ -1,5 +1,7 @@
 //! Layers through Docker's door, on the real kernel.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::fs;

@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
-use plugin_api::contract::wrong::{Ipam, IpamDefect, Network, NetworkDefect, Volume, VolumeDefect};
+use plugin_api::contract::wrong::{
+    Graph, GraphDefect, Ipam, IpamDefect, Network, NetworkDefect, Volume, VolumeDefect,
+};
 use plugin_api::contract::{
-    Case, IpamSubject, NetworkSubject, Outcome, Report, VolumeSubject, ipam, network, run, volume,
+    Case, GraphSubject, IpamSubject, NetworkSubject, Outcome, Report, VolumeSubject, graph, ipam, network,
+    run, run_case, volume,
 };
 
 fn failed(reports: Vec<Report>) -> BTreeSet<&'static str> {
@@ -98,5 +101,29 @@ fn every_network_case_catches_its_defect() {
             network::SUITE,
             &NetworkSubject::new(fresh).on_restart(again).option("mtu", "1400"),
         ))
+    });
+}
+
+#[test]
+fn every_graph_case_catches_its_defect() {
+    judge(graph::SUITE, GraphDefect::ALL, |defect| {
+        let home = tempfile::tempdir().unwrap();
+        let held = Mutex::new(Arc::new(Graph::open(home.path(), defect).unwrap()));
+        let fresh = || {
+            *held.lock().unwrap() = Arc::new(Graph::open(home.path(), defect)?);
+            Ok(held.lock().unwrap().clone() as graph::Driver)
+        };
+        let again = |_| {
+            let new = Arc::new(held.lock().unwrap().restarted()?);
+            *held.lock().unwrap() = new.clone();
+            Ok(new as graph::Driver)
+        };
+        // 120 whole copies take longer than all other cases together; only one defect is about depth.
+        let slow = |name: &str| {
+            name == "deep_chains_are_read_to_the_bottom" && defect != GraphDefect::ChainsEndAt100
+        };
+        let subject = GraphSubject::new(fresh).on_restart(again);
+        let cases = graph::SUITE.iter().filter(|case| !slow(case.name));
+        failed(cases.map(|case| run_case(case, &subject)).collect())
     });
 }

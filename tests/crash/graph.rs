@@ -121,7 +121,6 @@ fn cleanup(ground: &Ground) -> Result<(), Fault> {
     Ok(())
 }
 
-sweep!(beginning: DRIVERS, [], init, []);
 sweep!(beginning_again: DRIVERS, [init, base, fill, container, get], init, [put, no_container, no_base]);
 sweep!(creating: DRIVERS, [init], base, [no_base]);
 sweep!(filling: DRIVERS, [init, base], fill, [no_base]);

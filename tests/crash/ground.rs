@@ -157,14 +157,19 @@ impl Ground {
 
     /// Whether longshore has killed itself by the end of what it has to do.
     pub(crate) fn died(&mut self, answered: bool) -> bool {
-        let until = Instant::now() + if answered { AFTERMATH } else { PATIENCE };
-        while !self.has_died() {
-            if Instant::now() > until {
-                return false;
+        let patience = if answered { AFTERMATH } else { PATIENCE };
+        let (mut quiet_since, mut counted) = (Instant::now(), self.counted());
+        while quiet_since.elapsed() < patience {
+            if self.has_died() {
+                return true;
             }
             std::thread::sleep(Duration::from_millis(2));
+            let now = self.counted();
+            if now != counted {
+                (quiet_since, counted) = (Instant::now(), now);
+            }
         }
-        true
+        false
     }
 
     /// Ends longshore as a crash would.
@@ -212,7 +217,10 @@ impl Ground {
         let mut shape = Shape::new();
         let mounts = fs::read(format!("/proc/{}/mountinfo", self.holder.id())).unwrap();
         for mount in kernel::mount::parse(&mounts).iter() {
-            shape.insert(format!("mount {} {}", mount.target.display(), mount.kind));
+            add(
+                &mut shape,
+                format!("mount {} {}", mount.target.display(), mount.kind),
+            );
         }
         if self.has_network {
             self.network(&mut shape);
@@ -256,13 +264,7 @@ impl Ground {
     pub(crate) fn records(&self) -> Shape {
         assert!(self.longshore.is_none(), "longshore has its records open");
         let mut all = Shape::new();
-        let mut stores = Shape::new();
-        files(&self.path("state"), &mut stores);
-        for store in stores.iter().filter_map(|line| line.strip_prefix("file ")) {
-            if store.ends_with("state.redb") {
-                read_records(Path::new(store), &mut all);
-            }
-        }
+        stores(&self.path("state"), &mut all);
         all
     }
 }
@@ -328,12 +330,35 @@ fn files(folder: &Path, shape: &mut Shape) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         let kind = if is_folder { "folder" } else { "file" };
-        shape.insert(format!("{kind} {}", entry.path().display()));
+        add(shape, format!("{kind} {}", without_number(&entry.path())));
         // The kernel keeps folders of its own in an overlay's work folder.
         if is_folder && entry.file_name() != "work" {
             files(&entry.path(), shape);
         }
     }
+}
+
+/// A layer's folder has a number that differs each time: `layers/7/fs` becomes `layers/N/fs`.
+fn without_number(path: &Path) -> String {
+    let mut shown: Vec<String> = Vec::new();
+    for part in path {
+        let is_number = shown.last().is_some_and(|last| last == "layers");
+        let part = if is_number {
+            "N".into()
+        } else {
+            part.to_string_lossy()
+        };
+        shown.push(part.into_owned());
+    }
+    shown.join("/")
+}
+
+/// Adds a line that may be there already, once more.
+fn add(shape: &mut Shape, mut line: String) {
+    while shape.contains(&line) {
+        line.push_str(" (again)");
+    }
+    shape.insert(line);
 }
 
 fn difference(wanted: &Shape, now: &Shape) -> String {
@@ -342,12 +367,28 @@ fn difference(wanted: &Shape, now: &Shape) -> String {
     missing.chain(left).collect::<Vec<_>>().join("\n")
 }
 
+fn stores(folder: &Path, all: &mut Shape) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            stores(&entry.path(), all);
+        } else if entry.file_name() == "state.redb" {
+            read_records(&entry.path(), all);
+        }
+    }
+}
+
+/// Numbers that only grow; they belong to the driver, not to anything it keeps.
+const COUNTERS: [&str; 2] = ["counter", "epoch"];
+
 fn read_records(path: &Path, all: &mut Shape) {
     use redb::{ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 
     let database = redb::Database::open(path).unwrap();
     let read = database.begin_read().unwrap();
     for table in read.list_tables().unwrap() {
+        if COUNTERS.contains(&table.name()) {
+            continue;
+        }
         let definition = TableDefinition::<&str, &[u8]>::new(table.name());
         let rows = read.open_table(definition).unwrap();
         for row in rows.iter().unwrap() {

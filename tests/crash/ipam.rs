@@ -21,7 +21,7 @@ fn pool(ground: &Ground) -> Result<(), Fault> {
         space: ipam.default_spaces()?.local,
         pool: Some(SUBNET.parse().unwrap()),
         sub_pool: None,
-        options: Default::default(),
+        options: std::collections::BTreeMap::new(),
         v6: false,
     };
     let lease = ipam.request_pool(&request)?;

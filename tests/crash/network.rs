@@ -95,6 +95,7 @@ fn join(ground: &Ground) -> Result<(), Fault> {
 }
 
 /// What the engine does with the link that `join` named.
+#[allow(clippy::unnecessary_wraps, reason = "a step of the tables")]
 fn enter(ground: &Ground) -> Result<(), Fault> {
     ground.run(&["ip", "link", "set", &ground.recall("link"), "netns", "box"]);
     Ok(())
@@ -129,9 +130,9 @@ sweep!(creating_an_endpoint: DRIVERS, [network], endpoint, [no_endpoint, no_netw
 sweep!(joining: DRIVERS, [network, endpoint], join, [leave, no_endpoint, no_network]);
 sweep!(programming: DRIVERS, [network, endpoint, join, enter], program, [revoke, leave, no_endpoint, no_network]);
 sweep!(revoking: DRIVERS, [network, endpoint, join, enter, program], revoke, [leave, no_endpoint, no_network]);
-sweep!(leaving: DRIVERS, [network, endpoint, join, enter, program], leave, [no_endpoint, no_network]);
+sweep!(leaving: DRIVERS, [network, endpoint, join, enter, program], leave: [revoke], [no_endpoint, no_network]);
 sweep!(leaving_before_the_engine_took_the_link: DRIVERS, [network, endpoint, join], leave, [no_endpoint, no_network]);
 sweep!(deleting_an_endpoint: DRIVERS, [network, endpoint], no_endpoint, [no_network]);
-sweep!(deleting_a_joined_endpoint: DRIVERS, [network, endpoint, join, enter, program], no_endpoint, [no_network]);
+sweep!(deleting_a_joined_endpoint: DRIVERS, [network, endpoint, join, enter, program], no_endpoint: [revoke, leave], [no_network]);
 sweep!(deleting_a_network: DRIVERS, [network], no_network, []);
-sweep!(deleting_a_network_in_use: DRIVERS, [network, endpoint, join, enter, program], no_network, []);
+sweep!(deleting_a_network_in_use: DRIVERS, [network, endpoint, join, enter, program], no_network: [revoke, leave, no_endpoint], []);

@@ -12,7 +12,7 @@ use plugin_api::network::Protocol;
 use super::{ago, table};
 use crate::bundle::{self, Accounts};
 use crate::cli::Exec;
-use crate::engine::Engine;
+use crate::engine::{Engine, monitor_lives};
 use crate::log::{self, Reader};
 use crate::ports::Publish;
 use crate::runtime::start_failure_code;
@@ -31,7 +31,8 @@ fn running(engine: &Engine, typed: &str) -> Result<Container> {
 }
 
 pub(super) fn exec(engine: &Engine, typed: &Exec) -> Result<u8> {
-    let container = running(engine, &typed.container)?;
+    let (name, cmd) = typed.words.split_first().context("a container is needed")?;
+    let container = running(engine, name)?;
     let mut options = Vec::new();
     for row in &typed.env {
         options.extend(["--env".to_owned(), row.clone()]);
@@ -45,7 +46,7 @@ pub(super) fn exec(engine: &Engine, typed: &Exec) -> Result<u8> {
     }
     let folder = engine.store.container_folder(&container.id);
     let said = folder.join(format!("exec-{}.log", short(&fresh_id()?)));
-    let mut command = engine.runtime()?.exec(&container.id, &said, &options, &typed.cmd);
+    let mut command = engine.runtime()?.exec(&container.id, &said, &options, cmd);
     command.stdin(if typed.interactive {
         Stdio::inherit()
     } else {
@@ -57,7 +58,7 @@ pub(super) fn exec(engine: &Engine, typed: &Exec) -> Result<u8> {
     if !status.success()
         && let Some(line) = crate::runtime::complaint(&complaint)
     {
-        return Ok(u8::try_from(start_failure_code(line)).unwrap_or(125));
+        return Ok(u8::try_from(start_failure_code(&line)).unwrap_or(125));
     }
     Ok(u8::try_from(status.code().unwrap_or(137)).unwrap_or(255))
 }
@@ -115,6 +116,7 @@ fn outer(port: &Publish) -> Option<String> {
 fn status(container: &Container) -> String {
     match container.status {
         Status::Created => "Created".to_owned(),
+        Status::Running if container.monitor.is_none() => "Dead, not wholly gone".to_owned(),
         Status::Running => {
             let since = ago(&container.started);
             format!("Up {}", since.strip_suffix(" ago").unwrap_or(&since))
@@ -128,7 +130,9 @@ pub(super) fn ps(engine: &Engine, all: bool, quiet: bool) -> Result<()> {
     containers.retain(|one| all || one.status == Status::Running);
     containers.reverse();
     if quiet {
-        containers.iter().for_each(|one| println!("{}", short(&one.id)));
+        for one in &containers {
+            say!("{}", short(&one.id));
+        }
         return Ok(());
     }
     let rows: Vec<Vec<String>> = containers
@@ -166,7 +170,7 @@ pub(super) fn port(engine: &Engine, typed: &str) -> Result<()> {
         let Publish(binding) = port;
         let inner: (u16, Protocol) = (binding.container_port, binding.protocol);
         let shown = outer(port).unwrap_or_else(|| "any port, chosen by the driver".to_owned());
-        println!("{}/{} -> {shown}", inner.0, inner.1.as_str());
+        say!("{}/{} -> {shown}", inner.0, inner.1.as_str());
     }
     Ok(())
 }
@@ -184,6 +188,10 @@ fn wait_down(engine: &Engine, id: &str, patience: Duration) -> Result<bool> {
                 if !one.recipe.auto_remove {
                     return Ok(true);
                 }
+            }
+            // Its monitor ended without taking all down, perhaps because a plugin is away.
+            Some(one) if !monitor_lives(&one)? => {
+                bail!("container {} is not wholly gone: {}", one.name, one.error);
             }
             Some(_) => {}
         }

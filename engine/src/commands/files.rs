@@ -30,7 +30,7 @@ pub(super) fn diff(engine: &Engine, typed: &str) -> Result<()> {
             ChangeKind::Added => 'A',
             ChangeKind::Deleted => 'D',
         };
-        println!("{letter} {}", change.path);
+        say!("{letter} {}", change.path);
     }
     Ok(())
 }

@@ -84,7 +84,7 @@ fn keep(engine: &Engine, mut image: Image, names: Vec<String>) -> Result<()> {
         }
     }
     engine.store.put_image(&lock, &image)?;
-    println!("sha256:{}", image.id);
+    say!("sha256:{}", image.id);
     Ok(())
 }
 

@@ -16,14 +16,14 @@ use crate::state::image::Image;
 use crate::state::network::Network;
 
 fn show(value: &Value) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(&json!([value]))?);
+    say!("{}", serde_json::to_string_pretty(&json!([value]))?);
     Ok(())
 }
 
 /// Whatever bears the name: a container, an image, a network or a volume.
 pub(super) fn any(engine: &Engine, name: &str) -> Result<()> {
     if let Ok(container) = engine.store.container(name) {
-        return show(&container_json(engine, &container)?);
+        return show(&container_json(engine, &container));
     }
     if let Ok(found) = engine.store.image(name) {
         return show(&image_json(&found));
@@ -37,7 +37,7 @@ pub(super) fn any(engine: &Engine, name: &str) -> Result<()> {
     bail!("no such object: {}", plugin_api::id::quoted(name))
 }
 
-fn container_json(engine: &Engine, container: &Container) -> Result<Value> {
+fn container_json(engine: &Engine, container: &Container) -> Value {
     let mut networks = BTreeMap::new();
     for leg in &container.legs {
         let name = engine
@@ -63,7 +63,7 @@ fn container_json(engine: &Engine, container: &Container) -> Result<Value> {
         })
         .collect();
     let ports: Vec<String> = recipe.publish.iter().map(ToString::to_string).collect();
-    Ok(json!({
+    json!({
         "Id": container.id, "Name": format!("/{}", container.name), "Created": container.created,
         "Image": format!("sha256:{}", container.image),
         "State": {
@@ -81,7 +81,7 @@ fn container_json(engine: &Engine, container: &Container) -> Result<Value> {
         "Mounts": mounts,
         "GraphDriver": {"Data": data},
         "NetworkSettings": {"SandboxKey": crate::sandbox::path(&engine.store, &container.id), "Networks": networks},
-    }))
+    })
 }
 
 fn leg_json(leg: &Leg) -> Value {
@@ -157,15 +157,15 @@ pub(super) fn volume(engine: &Engine, name: &str) -> Result<()> {
     }))
 }
 
-pub(super) fn version(engine: &Engine) -> Result<()> {
-    println!("longshore-engine {}", env!("CARGO_PKG_VERSION"));
+pub(super) fn version(engine: &Engine) {
+    say!("longshore-engine {}", env!("CARGO_PKG_VERSION"));
     let runtime = engine
         .runtime()
         .map_or_else(|error| error.to_string(), |runtime| runtime.name());
-    println!("OCI runtime:  {runtime}");
-    println!("plugins:      {}", engine.plugins.folder.display());
+    say!("OCI runtime:  {runtime}");
+    say!("plugins:      {}", engine.plugins.folder.display());
     let Ok(entries) = std::fs::read_dir(&engine.plugins.folder) else {
-        return Ok(());
+        return;
     };
     let mut names: Vec<String> = entries
         .filter_map(|entry| {
@@ -182,9 +182,8 @@ pub(super) fn version(engine: &Engine) -> Result<()> {
     names.sort();
     for name in names {
         match engine.plugins.speaks(&name) {
-            Ok(all) => println!("  {name}: {}", all.join(", ")),
-            Err(error) => println!("  {name}: {error:#}"),
+            Ok(all) => say!("  {name}: {}", all.join(", ")),
+            Err(error) => say!("  {name}: {error:#}"),
         }
     }
-    Ok(())
 }

@@ -1,5 +1,13 @@
 //! What each command does.
 
+/// Prints a line. Whoever stopped reading, as `| head` does, needs no more of it.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
+
 mod container;
 mod files;
 mod image;
@@ -43,7 +51,10 @@ pub(crate) fn perform(engine: &Engine, command: Command) -> Result<u8> {
         } => each(&containers, |one| container::remove(engine, one, force, volumes)),
         Command::Cp { from, to } => files::cp(engine, &from, &to),
         Command::Port { container } => container::port(engine, &container),
-        Command::Version => inspect::version(engine),
+        Command::Version => {
+            inspect::version(engine);
+            Ok(())
+        }
         Command::Monitor { id } => monitor::run(engine, &id),
     };
     done.map(|()| 0)
@@ -55,7 +66,7 @@ fn each(names: &[String], act: impl Fn(&str) -> Result<()>) -> Result<()> {
     let mut first = None;
     for name in names {
         match act(name) {
-            Ok(()) => println!("{name}"),
+            Ok(()) => say!("{name}"),
             Err(error) if first.is_none() => first = Some(error),
             Err(error) => eprintln!("longshore-engine: {error:#}"),
         }
@@ -88,10 +99,12 @@ fn table(heading: &[&str], rows: &[Vec<String>]) {
     let line = |cells: &[String]| {
         let padded = cells.iter().zip(&widths);
         let padded: Vec<String> = padded.map(|(cell, width)| format!("{cell:width$}")).collect();
-        println!("{}", padded.join("   ").trim_end());
+        say!("{}", padded.join("   ").trim_end());
     };
     line(&heading.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
-    rows.iter().for_each(|row| line(row));
+    for row in rows {
+        line(row);
+    }
 }
 
 /// How long ago, as people say it.

@@ -23,7 +23,7 @@ pub(super) fn perform(engine: &Engine, command: NetworkCommand) -> Result<()> {
     match command {
         NetworkCommand::Create(typed) => {
             let network = create(engine, &typed)?;
-            println!("{}", network.id);
+            say!("{}", network.id);
             Ok(())
         }
         NetworkCommand::Ls => list(engine),
@@ -144,7 +144,7 @@ pub(super) fn create(engine: &Engine, typed: &NetworkCreate) -> Result<Network> 
     announce(engine, &network)?;
     let outcome = wishes
         .iter()
-        .try_for_each(|wish| lease(engine, &ipam, &mut network, &space, wish, check))
+        .try_for_each(|wish| lease(engine, &ipam, &mut network, (&space, check), wish))
         .and_then(|()| {
             driver
                 .create_network(&spec(&network)?)
@@ -179,9 +179,8 @@ fn lease(
     engine: &Engine,
     ipam: &dyn IpamDriver,
     network: &mut Network,
-    space: &AddressSpace,
+    (space, check): (&AddressSpace, GatewayCheck),
     wish: &Wish,
-    check: GatewayCheck,
 ) -> Result<()> {
     let request = PoolRequest {
         space: space.clone(),

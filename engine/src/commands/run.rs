@@ -43,7 +43,7 @@ pub(super) fn run(engine: &Engine, typed: &Run) -> Result<u8> {
         return Ok(failure.code);
     }
     if typed.detach {
-        println!("{}", container.id);
+        say!("{}", container.id);
         return Ok(0);
     }
     attach(monitor, log)
@@ -155,7 +155,7 @@ fn attach(monitor: Monitor, mut file: File) -> Result<u8> {
 // === making a container ===
 
 fn create(engine: &Engine, typed: &Run) -> Result<Container> {
-    let image = engine.store.image(&typed.image)?;
+    let image = engine.store.image(typed.image())?;
     let id = fresh_id()?;
     let recipe = recipe(engine, typed, &image, &id)?;
     let mounts = mount_points(engine, typed)?;
@@ -292,9 +292,9 @@ fn args(typed: &Run, image: &Image) -> Result<Vec<String>> {
         None => config.entrypoint.clone(),
     };
     // The image's command belongs to the image's own entry point.
-    let own = typed.cmd.is_empty() && typed.entrypoint.is_none();
-    let cmd = if own { &config.cmd } else { &typed.cmd };
-    let all = [entry, cmd.clone()].concat();
+    let own = typed.cmd().is_empty() && typed.entrypoint.is_none();
+    let cmd = if own { &config.cmd } else { typed.cmd() };
+    let all = [entry.as_slice(), cmd].concat();
     if all.is_empty() {
         bail!("no command: neither the image nor the command line names one");
     }
@@ -387,10 +387,7 @@ fn legs(engine: &Engine, typed: &Run) -> Result<Vec<Leg>> {
         if legs.iter().any(|leg| leg.network == network) {
             bail!("network {name} is named twice");
         }
-        legs.push(Leg {
-            network,
-            ..Leg::default()
-        });
+        legs.push(leg_in(network));
     }
     if typed.network.is_empty() {
         legs.extend(default_leg(engine)?);
@@ -418,36 +415,35 @@ fn default_leg(engine: &Engine) -> Result<Option<Leg>> {
         .networks()?
         .into_iter()
         .find(|one| one.name == DEFAULT_NETWORK);
-    let network = match known {
-        Some(network) => network,
-        None => {
-            let drivers = [DEFAULT_NETWORK, DEFAULT_DRIVER];
-            let driver = drivers
-                .iter()
-                .find(|name| engine.plugins.implements(name, "NetworkDriver"));
-            let Some(driver) = driver else {
-                return Ok(None);
-            };
-            network::create(
-                engine,
-                &NetworkCreate {
-                    driver: (*driver).to_owned(),
-                    ipam_driver: None,
-                    subnet: Vec::new(),
-                    gateway: Vec::new(),
-                    ip_range: Vec::new(),
-                    ipv6: false,
-                    internal: false,
-                    opt: Vec::new(),
-                    name: DEFAULT_NETWORK.to_owned(),
-                },
-            )?
-        }
+    if let Some(network) = known {
+        return Ok(Some(leg_in(network.id)));
+    }
+    let drivers = [DEFAULT_NETWORK, DEFAULT_DRIVER];
+    let driver = drivers
+        .iter()
+        .find(|name| engine.plugins.implements(name, "NetworkDriver"));
+    let Some(driver) = driver else {
+        return Ok(None);
     };
-    Ok(Some(Leg {
-        network: network.id,
+    let wanted = NetworkCreate {
+        driver: (*driver).to_owned(),
+        ipam_driver: None,
+        subnet: Vec::new(),
+        gateway: Vec::new(),
+        ip_range: Vec::new(),
+        ipv6: false,
+        internal: false,
+        opt: Vec::new(),
+        name: DEFAULT_NETWORK.to_owned(),
+    };
+    Ok(Some(leg_in(network::create(engine, &wanted)?.id)))
+}
+
+fn leg_in(network: String) -> Leg {
+    Leg {
+        network,
         ..Leg::default()
-    }))
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub(super) fn perform(engine: &Engine, command: VolumeCommand) -> Result<()> {
         VolumeCommand::Create { driver, opt, name } => {
             let name = name.map_or_else(fresh_id, Ok)?;
             create(engine, driver.as_deref(), &options(&opt)?, &name)?;
-            println!("{name}");
+            say!("{name}");
             Ok(())
         }
         VolumeCommand::Ls => list(engine),

@@ -210,15 +210,22 @@ pub(crate) fn reference(typed: &str) -> Result<String> {
         Some(at) => (&typed[..at], &typed[at + 1..]),
         None => (typed, "latest"),
     };
-    let word = |word: &str, extra: &[u8]| {
-        !word.is_empty()
-            && word.as_bytes()[0].is_ascii_alphanumeric()
+    let word = |word: &str| {
+        word.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
             && word
                 .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b) || extra.contains(&b))
+                .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
     };
-    let tag_fits = word(tag, b"") && tag.len() <= 128;
-    if typed.len() > 255 || !tag_fits || !name.split('/').all(|part| word(part, b":")) {
+    // Only the first of several parts is a host, which may have a port.
+    let (host, rest) = name
+        .split_once('/')
+        .map_or(("", name), |(host, rest)| (host, rest));
+    let host_fits = match host.split_once(':') {
+        Some((host, port)) => word(host) && port.parse::<u16>().is_ok(),
+        None => host.is_empty() && !name.starts_with('/') || word(host),
+    };
+    let fits = host_fits && rest.split('/').all(word) && word(tag) && tag.len() <= 128;
+    if typed.len() > 255 || !fits {
         bail!("{} is no image name", plugin_api::id::quoted(typed));
     }
     Ok(format!("{name}:{tag}"))
@@ -245,7 +252,7 @@ mod tests {
         let image = |id: &str| Image {
             id: id.repeat(64),
             names: vec!["web:latest".into()],
-            created: super::super::now(),
+            created: "2026-01-01T00:00:00Z".into(),
             chain: vec!["c".repeat(64)],
             diff_ids: vec!["d".repeat(64)],
             config: ImageConfig {

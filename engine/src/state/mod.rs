@@ -239,9 +239,9 @@ pub(crate) fn begins(id: &str, typed: &str) -> bool {
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    if !first || name.len() < 2 || name.len() > 200 || !name.bytes().all(plain) {
+    if !first || name.len() > 200 || !name.bytes().all(plain) {
         bail!(
-            "{what} {} must be 2 to 200 letters, digits, '_', '.' or '-', beginning with a letter or digit",
+            "{what} {} must be 1 to 200 letters, digits, '_', '.' or '-', beginning with a letter or digit",
             plugin_api::id::quoted(name)
         );
     }
@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn names_are_plain_words() {
         assert!(check_name("container name", "web_1.a-b").is_ok());
-        for name in ["../x", "a", "", "-o", "a b", "a/b"] {
+        for name in ["../x", "", "-o", "a b", "a/b"] {
             assert!(check_name("container name", name).is_err(), "{name:?} was taken");
         }
     }

@@ -21,14 +21,14 @@ trait Finds {
 }
 
 /// Writes what turns `old` (nothing: an empty tree) into `new` as an archive.
-pub fn archive(new: &Path, old: Option<&Path>, out: &mut dyn Write) -> Result<()> {
+pub fn archive(new: &Folder, old: Option<&Folder>, out: &mut dyn Write) -> Result<()> {
     let mut writer = Writer::new(out);
     run(new, old, &mut writer)?;
     writer.finish()
 }
 
 /// The paths that differ, sorted.
-pub fn changes(new: &Path, old: Option<&Path>) -> Result<Vec<Change>> {
+pub fn changes(new: &Folder, old: Option<&Folder>) -> Result<Vec<Change>> {
     let mut all = Vec::new();
     run(new, old, &mut all)?;
     all.sort();
@@ -36,16 +36,14 @@ pub fn changes(new: &Path, old: Option<&Path>) -> Result<Vec<Change>> {
 }
 
 /// Bytes of the difference: sizes of what is new or changed, an inode with several names once.
-pub fn size(new: &Path, old: Option<&Path>) -> Result<u64> {
+pub fn size(new: &Folder, old: Option<&Folder>) -> Result<u64> {
     let mut sizes = Sizes::default();
     run(new, old, &mut sizes)?;
     Ok(sizes.bytes)
 }
 
-fn run(new: &Path, old: Option<&Path>, found: &mut dyn Finds) -> Result<()> {
-    let new = Folder::open(new)?;
-    let old = old.map(Folder::open).transpose()?;
-    compare(&new, old.as_ref(), b"", found)
+fn run(new: &Folder, old: Option<&Folder>, found: &mut dyn Finds) -> Result<()> {
+    compare(new, old, b"", found)
 }
 
 fn compare(new: &Folder, old: Option<&Folder>, path: &[u8], found: &mut dyn Finds) -> Result<()> {

@@ -43,6 +43,17 @@ pub struct Door<D> {
     _lock: Lock,
 }
 
+/// Removes the mountpoints that nothing is mounted on.
+fn sweep(path: &Path, kept: &[PathBuf]) -> Result<(), Fault> {
+    let folder = fsutil::Folder::open(path).map_err(kernel_fault)?;
+    for entry in folder.entries().map_err(kernel_fault)? {
+        if !kept.contains(&path.join(&entry.name)) {
+            folder.remove_dir(&entry.name).map_err(kernel_fault)?;
+        }
+    }
+    Ok(())
+}
+
 impl<D: GraphDriver> Door<D> {
     /// Opens the door over `state`, which `lock` keeps for this process, and makes records and mounts
     /// agree.
@@ -87,17 +98,7 @@ impl<D: GraphDriver> Door<D> {
             }
         }
         for folder in [ours, views] {
-            self.sweep(&folder, &kept)?;
-        }
-        Ok(())
-    }
-
-    fn sweep(&self, path: &Path, kept: &[PathBuf]) -> Result<(), Fault> {
-        let folder = fsutil::Folder::open(path).map_err(kernel_fault)?;
-        for entry in folder.entries().map_err(kernel_fault)? {
-            if !kept.contains(&path.join(&entry.name)) {
-                folder.remove_dir(&entry.name).map_err(kernel_fault)?;
-            }
+            sweep(&folder, &kept)?;
         }
         Ok(())
     }
@@ -319,7 +320,7 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
         }
         let new = self.view(id)?;
         let old = parent.map(|parent| self.view(parent)).transpose()?;
-        Ok(walk::changes(new.path(), old.as_ref().map(view::View::path))?)
+        Ok(walk::changes(new.tree(), old.as_ref().map(view::View::tree))?)
     }
 
     fn diff(&self, id: &LayerId, parent: Option<&LayerId>, out: &mut dyn Write) -> Result<(), Fault> {
@@ -330,8 +331,8 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
         let new = self.view(id)?;
         let old = parent.map(|parent| self.view(parent)).transpose()?;
         Ok(walk::archive(
-            new.path(),
-            old.as_ref().map(view::View::path),
+            new.tree(),
+            old.as_ref().map(view::View::tree),
             out,
         )?)
     }
@@ -343,7 +344,7 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
         }
         let new = self.view(id)?;
         let old = parent.map(|parent| self.view(parent)).transpose()?;
-        Ok(walk::size(new.path(), old.as_ref().map(view::View::path))?)
+        Ok(walk::size(new.tree(), old.as_ref().map(view::View::tree))?)
     }
 
     fn apply_diff(

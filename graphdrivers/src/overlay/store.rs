@@ -173,7 +173,6 @@ mod tests {
         let records = Records::open(&folder.path().join("r")).unwrap();
         let mut counter = Counter::load(&records).unwrap();
         let first: Vec<u64> = (0..100).map(|_| counter.take(&records).unwrap()).collect();
-        drop(counter);
         let mut counter = Counter::load(&records).unwrap();
         let next = counter.take(&records).unwrap();
         assert!(first.iter().all(|number| *number < next));

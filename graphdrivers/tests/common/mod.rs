@@ -196,12 +196,12 @@ pub(crate) fn picture(root: &Path) -> Vec<String> {
             for key in kernel::fsutil::list_xattrs(&path).unwrap() {
                 let value = kernel::fsutil::get_xattr(&path, &key).unwrap();
                 if !key.to_string_lossy().starts_with("trusted.overlay.") {
-                    attributes.push_str(&format!(" {key:?}={value:?}"));
+                    attributes.extend([format!(" {}={value:?}", key.display())]);
                 }
             }
-            let links = if kind.is_dir() { 0 } else { meta.nlink() };
+            let count = if kind.is_dir() { 0 } else { meta.nlink() };
             lines.push(format!(
-                "{shown} {:o} {}:{} {}.{:09} links {links} {content}{attributes}",
+                "{shown} {:o} {}:{} {}.{:09} links {count} {content}{attributes}",
                 meta.mode(),
                 meta.uid(),
                 meta.gid(),

@@ -99,7 +99,10 @@ impl Driver {
     }
 
     fn gate(&self, id: &NetworkId) -> Arc<Mutex<()>> {
-        Arc::clone(lock(&self.gates).entry(id.clone()).or_default())
+        let mut gates = lock(&self.gates);
+        // Nobody holds or awaits the others.
+        gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+        Arc::clone(gates.entry(id.clone()).or_default())
     }
 
     fn network(&self, id: &NetworkId) -> Result<Network, Fault> {
@@ -432,7 +435,9 @@ impl Driver {
         let chosen = match ports::choose(&spec.ports, options.host_binding, &endpoint) {
             Err(fault) if fault.kind == FaultKind::InUse => {
                 // Perhaps by an endpoint whose sandbox died and whom nobody left.
+                self.sweep(&spec.at.network)?;
                 self.sweep_all()?;
+                endpoint = self.endpoint(&spec.at)?;
                 ports::choose(&spec.ports, options.host_binding, &endpoint)
             }
             other => other,
@@ -524,7 +529,6 @@ impl NetworkDriver for Driver {
             return Ok(Done::AlreadySo);
         };
         self.remove_network(network)?;
-        lock(&self.gates).remove(id);
         Ok(Done::Changed)
     }
 

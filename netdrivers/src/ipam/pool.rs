@@ -152,9 +152,9 @@ mod tests {
         let range = usable(net("10.0.0.0/29"));
         let mut held = BTreeMap::new();
         let mut last = None;
-        let mut take = |held: &mut BTreeMap<u128, ()>| {
+        let mut take = |held: &mut BTreeMap<u128, char>| {
             last = next_free(range, held, last);
-            held.insert(last?, ());
+            held.insert(last?, 'x');
             last.map(|n| n - range.0)
         };
         assert_eq!([take(&mut held), take(&mut held)], [Some(0), Some(1)]);
@@ -192,13 +192,12 @@ mod tests {
             let mut last = None;
             for step in steps {
                 if step < 160 {
-                    match next_free(range, &held, last) {
-                        Some(free) => {
-                            prop_assert!(free >= range.0 && free <= range.1);
-                            prop_assert!(held.insert(free, ()).is_none());
-                            last = Some(free);
-                        }
-                        None => prop_assert_eq!(held.len(), 30),
+                    if let Some(free) = next_free(range, &held, last) {
+                        prop_assert!(free >= range.0 && free <= range.1);
+                        prop_assert!(held.insert(free, 'x').is_none());
+                        last = Some(free);
+                    } else {
+                        prop_assert_eq!(held.len(), 30);
                     }
                 } else if let Some(some) = held.keys().nth(usize::from(step) % held.len().max(1)).copied() {
                     held.remove(&some);

@@ -3,12 +3,13 @@
 //! Every case begins with `GraphDriver.Init`, as every start of an engine does; that voids the holds of
 //! running containers, so never point this suite at a plugin that serves any.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::{Context, Failure, Report, Subject, Verdict, ensure, fresh_hex, suite};
 use crate::Options;
@@ -938,6 +939,68 @@ fn questions_about_an_unknown_layer_are_refused(ctx: &Ctx<'_>) -> Verdict {
 
 // === at once ===
 
+/// The ends of a pipe that holds little, and breaks where nobody moves for ten seconds.
+fn pipe() -> (PipeEnd, PipeEnd) {
+    let shared = Arc::new((Mutex::default(), Condvar::new()));
+    (PipeEnd(Arc::clone(&shared)), PipeEnd(shared))
+}
+
+#[derive(Default)]
+struct Held {
+    bytes: VecDeque<u8>,
+    closed: bool,
+}
+
+struct PipeEnd(Arc<(Mutex<Held>, Condvar)>);
+
+impl PipeEnd {
+    fn wait(&self, until: impl Fn(&Held) -> bool) -> std::io::Result<MutexGuard<'_, Held>> {
+        let (held, moved) = &*self.0;
+        let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = Duration::from_secs(10);
+        let waited = moved.wait_timeout_while(held, patience, |held| !until(held));
+        let (held, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            Err(std::io::ErrorKind::TimedOut.into())
+        } else {
+            Ok(held)
+        }
+    }
+}
+
+impl Write for PipeEnd {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut held = self.wait(|held| held.closed || held.bytes.len() < 64 << 10)?;
+        if held.closed {
+            return Err(std::io::ErrorKind::BrokenPipe.into());
+        }
+        held.bytes.extend(bytes);
+        self.0.1.notify_all();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for PipeEnd {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let mut held = self.wait(|held| held.closed || !held.bytes.is_empty())?;
+        let count = held.bytes.read(into)?;
+        self.0.1.notify_all();
+        Ok(count)
+    }
+}
+
+impl Drop for PipeEnd {
+    fn drop(&mut self) {
+        let (held, moved) = &*self.0;
+        held.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        moved.notify_all();
+    }
+}
+
 fn a_diff_streams_while_another_layer_is_applied(ctx: &Ctx<'_>) -> Verdict {
     const SIZE: usize = 4 << 20;
     init(ctx)?;
@@ -945,7 +1008,7 @@ fn a_diff_streams_while_another_layer_is_applied(ctx: &Ctx<'_>) -> Verdict {
     let id = container(ctx, &below)?;
     // Far more than a pipe and a socket hold, so that the reader's apply must run beside the diff.
     within(ctx, &id, |dir| Ok(fs::write(dir.join("large"), vec![3; SIZE])?))?;
-    let (mut reader, mut writer) = std::io::pipe()?;
+    let (mut reader, mut writer) = pipe();
     let copy = std::thread::scope(|scope| {
         let source = scope.spawn(|| {
             let answer = ctx.driver().diff(&id, Some(&below), &mut writer);

@@ -130,7 +130,7 @@ impl Host {
         command
             .arg("--netns")
             .arg(self.netns())
-            .args(["--graph", "layers"]);
+            .args(["--graph", "layers", "--volume-driver", "vol"]);
         command.process_group(0);
         run::read(command.args(words)).with_context(|| format!("engine {}", words.join(" ")))
     }

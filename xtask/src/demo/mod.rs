@@ -126,6 +126,7 @@ pub(crate) fn inside(home: &Path, wishes: &Wishes<'_>) -> Result<()> {
         hosts: Vec::new(),
         before: Vec::new(),
         clock: Clock::start(),
+        image: String::new(),
     };
     let told = stage
         .build(home, &interrupt)
@@ -179,6 +180,8 @@ struct Stage {
     hosts: Vec<Host>,
     before: Vec<Traces>,
     clock: Clock,
+    /// The image that the story was told with.
+    image: String,
 }
 
 impl Stage {
@@ -221,7 +224,7 @@ impl Stage {
     fn tear_down(&mut self) -> Result<()> {
         let mut wrong = Vec::new();
         for (host, before) in self.hosts.iter_mut().zip(&self.before) {
-            wrong.extend(story::undo(host));
+            wrong.extend(story::undo(host, &self.image));
             self.clock.mark(&format!(
                 "{}: containers, networks, volumes and images removed",
                 host.name

@@ -24,6 +24,7 @@ pub(super) fn tell(stage: &mut Stage, home: &Path, wishes: &Wishes<'_>, interrup
     };
     stage.clock.mark("an image of two layers, as an archive");
     let file = archive.file.to_string_lossy().into_owned();
+    stage.image.clone_from(&archive.reference);
     let image = archive.reference.as_str();
     let own = wishes.image.is_none();
     let steps: [(&str, Step<'_>); 9] = [
@@ -56,7 +57,7 @@ pub(super) fn tell(stage: &mut Stage, home: &Path, wishes: &Wishes<'_>, interrup
 }
 
 fn import(host: &Host, file: &str, image: &str) -> Result<()> {
-    host.engine(&["image", "import", file])?;
+    host.engine(&["image", "load", file])?;
     let history = host.engine(&["image", "history", image])?;
     ensure!(!history.trim().is_empty(), "image {image} has no history");
     Ok(())
@@ -201,24 +202,24 @@ fn again(host: &Host) -> Result<()> {
     host.engine(&["logs", "web"]).map(drop)
 }
 
-/// Removes every object of the host, and answers what could not be removed.
-pub(super) fn undo(host: &Host) -> Vec<String> {
+/// Removes every object of the story that is there, and answers what could not be removed.
+pub(super) fn undo(host: &Host, image: &str) -> Vec<String> {
     let mut wrong = Vec::new();
-    let mut each = |list: &[&str], remove: &[&str]| match host.engine(list) {
-        Ok(names) => {
-            for name in names.split_whitespace() {
-                wrong.extend(
-                    host.engine(&[remove, &[name]].concat())
-                        .err()
-                        .map(|error| format!("{error:#}")),
-                );
-            }
+    let mut remove =
+        |words: &[&str]| wrong.extend(host.engine(words).err().map(|error| format!("{error:#}")));
+    match host.engine(&["ps", "-a", "-q"]) {
+        Ok(containers) => containers
+            .split_whitespace()
+            .for_each(|id| remove(&["rm", "-f", id])),
+        Err(_) => remove(&["ps", "-a", "-q"]),
+    }
+    // An interrupted story has not made everything.
+    let objects = [("network", "inspect", "front"), ("volume", "inspect", "cargo")];
+    let images = [("image", "history", COMMITTED), ("image", "history", image)];
+    for (kind, ask, name) in objects.into_iter().chain(images) {
+        if host.engine(&[kind, ask, name]).is_ok() {
+            remove(&[kind, "rm", name]);
         }
-        Err(error) => wrong.push(format!("{error:#}")),
-    };
-    each(&["ps", "-a", "-q"], &["rm", "-f"]);
-    each(&["network", "ls", "-q"], &["network", "rm"]);
-    each(&["volume", "ls", "-q"], &["volume", "rm"]);
-    each(&["image", "ls", "-q"], &["image", "rm"]);
+    }
     wrong
 }

@@ -20,10 +20,13 @@ use crate::{run, tidy};
 
 /// The features of every build of the test command: one set, so nothing is built twice.
 const FEATURES: &[&str] = &["--workspace", "--features", "longshore/fault"];
-/// The root package's own test targets: they meet real engines or die on purpose.
-const WHOLE: &str = "(package(longshore) & kind(test))";
-const CONTRACT: &str = "(test(/contract/) - (package(longshore) & kind(test)))";
-const NETNS: &str = "(test(/(^|::)(netns|mnt)_/) - test(/contract/) - (package(longshore) & kind(test)))";
+/// Every lane that is a part of the tests, as nextest's filters; what none of them names is `unit`'s.
+const CONTRACT: &str = "binary(/^contract/)";
+const CRASH: &str = "binary(=crash)";
+const ENGINES: &str = "package(longshore) & binary(=suite)";
+/// What is tested in namespaces of its own: the drivers from outside, and the cellar's system calls.
+const NETNS: &str = "((package(/drivers$/) & kind(test)) + (package(kernel) & test(/^(mount|netns|netlink)::/))) \
+                     - binary(/^contract/) - binary(=crash)";
 
 /// A named part of the test command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,7 +37,7 @@ pub(crate) enum Lane {
     Unit,
     /// The contract suites over every driver, in process and over the socket.
     Contract,
-    /// Tests that live in network or mount namespaces of their own.
+    /// Drivers from outside and the cellar's system calls, in namespaces of their own.
     Netns,
     /// Faults and kill -9 at every step.
     Crash,
@@ -107,11 +110,11 @@ impl Lane {
     fn filter(self) -> Option<String> {
         Some(match self {
             Self::Lint => return None,
-            Self::Unit => format!("not ({WHOLE} + {CONTRACT} + {NETNS})"),
+            Self::Unit => format!("not (({CONTRACT}) + ({CRASH}) + ({ENGINES}) + ({NETNS}))"),
             Self::Contract => CONTRACT.to_owned(),
             Self::Netns => NETNS.to_owned(),
-            Self::Crash => "binary(=crash)".to_owned(),
-            Self::Engines => "binary(=suite)".to_owned(),
+            Self::Crash => CRASH.to_owned(),
+            Self::Engines => ENGINES.to_owned(),
             Self::SoakShort => "binary(=fuzz_wire)".to_owned(),
         })
     }

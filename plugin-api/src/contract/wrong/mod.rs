@@ -4,10 +4,12 @@
 //! Each defect names the cases it must make fail. The tests run the whole suite over each and compare
 //! the failed cases with that list, both ways.
 
+pub use self::graph::{Graph, GraphDefect};
 pub use self::ipam::{Ipam, IpamDefect};
 pub use self::network::{Network, NetworkDefect};
 pub use self::volume::{Volume, VolumeDefect};
 
+mod graph;
 mod ipam;
 mod network;
 mod volume;

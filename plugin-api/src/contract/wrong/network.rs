@@ -209,7 +209,7 @@ impl NetworkDriver for Network {
         let known = memory.plans.get(&spec.at).cloned();
         match self.defect {
             NetworkDefect::JoinsOnce if memory.left.contains(&spec.at) => {
-                return Err(Fault::invalid("it left"));
+                return Err(Fault::not_found("it left"));
             }
             NetworkDefect::SecondJoinDiffers if known.is_some() => drop(self.inner.leave(&spec.at)?),
             _ => {}
