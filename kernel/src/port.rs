@@ -1,6 +1,6 @@
 //! Host ports: taken by a bound socket that nobody reads, so that no process of the host gets them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
@@ -30,6 +30,30 @@ pub struct Reserved {
 /// listening: a connection that reaches it is refused. EADDRINUSE if somebody has it, EADDRNOTAVAIL
 /// if the address is not the host's.
 pub fn reserve(transport: Transport, at: SocketAddr) -> Result<Reserved> {
+    let socket = socket_for(transport, at)?;
+    rustix::net::bind(&socket, &at).context("reserve", format!("port {at}"))?;
+    let at = bound_to(&socket, at)?;
+    Ok(Reserved { _socket: socket, at })
+}
+
+/// Listens on a TCP port in the calling thread's namespace; port 0 lets the kernel choose one. Unlike the
+/// standard library's, a listener on `::` leaves IPv4 to others. Errors as [`reserve`].
+pub fn listen(at: SocketAddr) -> Result<TcpListener> {
+    let socket = socket_for(Transport::Tcp, at)?;
+    let subject = format!("port {at}");
+    // Connections of a listener before this one may still be dying.
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, true).context("listen on", &subject)?;
+    rustix::net::bind(&socket, &at).context("listen on", &subject)?;
+    rustix::net::listen(&socket, 128).context("listen on", &subject)?;
+    Ok(TcpListener::from(socket))
+}
+
+fn bound_to(socket: &OwnedFd, at: SocketAddr) -> Result<SocketAddr> {
+    let bound = rustix::net::getsockname(socket).context("reserve", format!("port {at}"))?;
+    SocketAddr::try_from(bound).map_err(|error| Error::new("reserve", format!("port {at}"), error))
+}
+
+fn socket_for(transport: Transport, at: SocketAddr) -> Result<OwnedFd> {
     let family = if at.is_ipv4() {
         AddressFamily::INET
     } else {
@@ -46,10 +70,12 @@ pub fn reserve(transport: Transport, at: SocketAddr) -> Result<Reserved> {
     if at.is_ipv6() {
         rustix::net::sockopt::set_ipv6_v6only(&socket, true).context("reserve", &subject)?;
     }
-    rustix::net::bind(&socket, &at).context("reserve", &subject)?;
-    let bound = rustix::net::getsockname(&socket).context("reserve", &subject)?;
-    let at = SocketAddr::try_from(bound).map_err(|error| Error::new("reserve", subject, error))?;
-    Ok(Reserved { _socket: socket, at })
+    Ok(socket)
+}
+
+/// Ends a listening socket under the thread that waits in `accept`, which then gets an error.
+pub fn end_listening(listener: &TcpListener) -> Result<()> {
+    rustix::net::shutdown(listener, rustix::net::Shutdown::Both).context("end", "listening socket")
 }
 
 #[cfg(test)]

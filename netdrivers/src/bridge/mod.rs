@@ -12,9 +12,9 @@
 //! published port is one element of a map. When the last network goes, the table goes.
 //!
 //! # Limits
-//! TCP ports published on 127.0.0.1 or ::1 are relayed by this process (`proxy`), UDP and SCTP ones are
-//! refused: `route_localnet` would open the host's loopback services to its neighbours. Ports
-//! published on every address are reached through every address of the host but the loopback ones.
+//! The host reaches TCP ports through 127.0.0.1 and ::1 by a relay in this process (`proxy`), for
+//! `route_localnet` would open the host's loopback services to its neighbours. UDP and SCTP ports published
+//! on loopback addresses alone are refused, those published on every address do not answer there.
 //! Forwarding stays on after the last network has gone: somebody else may need it by then.
 
 pub mod driver;

@@ -40,10 +40,9 @@ impl Held {
 
     /// Takes a port; 0 is any.
     fn take(protocol: Protocol, at: SocketAddr, to: SocketAddr) -> Result<Self, kernel::Error> {
-        if at.ip().is_loopback() {
-            let relay = Proxy::start(at, to);
-            let relay = relay.map_err(|error| kernel::Error::new("listen on", at.to_string(), error));
-            return relay.map(Self::Proxy);
+        let relayed = protocol == Protocol::Tcp && at.ip().is_unspecified();
+        if at.ip().is_loopback() || relayed {
+            return Proxy::start(at, to).map(Self::Proxy);
         }
         reserve(transport(protocol), at).map(Self::Reserved)
     }

@@ -1,11 +1,16 @@
-//! TCP ports on loopback addresses: relayed, since packets with a loopback address cannot be routed
-//! to a container unless `route_localnet` opens the host's own loopback services to its neighbours.
+//! TCP ports reached through loopback addresses: relayed, since packets with a loopback address cannot be
+//! routed to a container unless `route_localnet` opens the host's own loopback services to its neighbours.
+//!
+//! A port published on every address (`0.0.0.0`) has a relay as well: the firewall sends what comes for the
+//! host's other addresses to the container before it meets the relay's socket.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use kernel::error::Context;
 
 /// Connections relayed at once by one port; more are closed.
 const MOST: usize = 256;
@@ -17,20 +22,32 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Proxy {
     /// Where it listens.
     pub(super) at: SocketAddr,
+    listener: Arc<TcpListener>,
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// Stack of a relay's threads, which only copy.
+const STACK: usize = 64 << 10;
+
 impl Proxy {
     /// Listens on `at` (port 0 is any) and relays to `to`, in the calling thread's namespace.
-    pub(super) fn start(at: SocketAddr, to: SocketAddr) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(at)?;
-        let at = listener.local_addr()?;
+    pub(super) fn start(at: SocketAddr, to: SocketAddr) -> Result<Self, kernel::Error> {
+        let listener = Arc::new(kernel::port::listen(at)?);
+        let at = listener.local_addr().context("listen on", at.to_string())?;
         let is_over = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new().name("relay".to_owned());
-        let over = Arc::clone(&is_over);
-        let thread = Some(thread.spawn(move || accept(&listener, to, &over))?);
-        Ok(Self { at, is_over, thread })
+        let thread = std::thread::Builder::new()
+            .name("relay".to_owned())
+            .stack_size(STACK);
+        let (theirs, over) = (Arc::clone(&listener), Arc::clone(&is_over));
+        let thread = thread.spawn(move || accept(&theirs, to, &over));
+        let thread = Some(thread.context("start relay of", at.to_string())?);
+        Ok(Self {
+            at,
+            listener,
+            is_over,
+            thread,
+        })
     }
 }
 
@@ -38,7 +55,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
         // Wakes the accept; a thread that cannot be woken is not waited for.
-        if TcpStream::connect_timeout(&self.at, Duration::from_secs(1)).is_ok()
+        if kernel::port::end_listening(&self.listener).is_ok()
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();
@@ -70,6 +87,7 @@ fn accept(listener: &TcpListener, to: SocketAddr, is_over: &AtomicBool) {
         };
         if std::thread::Builder::new()
             .name("relay".to_owned())
+            .stack_size(2 * STACK)
             .spawn(work)
             .is_err()
         {

@@ -388,8 +388,9 @@ fn ports_of_host_processes_and_of_other_endpoints_are_refused() {
         let port: u16 = info["port.0"].split([':', ' ']).nth(1).unwrap().parse().unwrap();
         assert!(TcpListener::bind(("0.0.0.0", port)).is_err());
         b.serve(80, "b");
-        let at = format!("10.9.0.1:{port}");
-        assert_eq!(reads(&at).unwrap(), "b");
+        for at in ["10.9.0.1", "127.0.0.1"] {
+            assert_eq!(reads(&format!("{at}:{port}")).unwrap(), "b", "{at}");
+        }
     });
 }
 
