@@ -3,14 +3,18 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use plugin_api::contract::wire::{self, WireSubject};
+use plugin_api::contract::wrong::wire::WireDefect;
 use plugin_api::contract::wrong::{
-    Graph, GraphDefect, Ipam, IpamDefect, Network, NetworkDefect, Volume, VolumeDefect,
+    self, Graph, GraphDefect, Ipam, IpamDefect, Network, NetworkDefect, Volume, VolumeDefect,
 };
 use plugin_api::contract::{
     Case, GraphSubject, IpamSubject, NetworkSubject, Outcome, Report, VolumeSubject, graph, ipam, network,
-    run, run_case, volume,
+    run, run_case, twin, volume,
 };
+use plugin_api::server::{Plugin, bind, serve};
 
 fn failed(reports: Vec<Report>) -> BTreeSet<&'static str> {
     let failed = reports
@@ -125,5 +129,32 @@ fn every_graph_case_catches_its_defect() {
         let subject = GraphSubject::new(fresh).on_restart(again);
         let cases = graph::SUITE.iter().filter(|case| !slow(case.name));
         failed(cases.map(|case| run_case(case, &subject)).collect())
+    });
+}
+
+#[test]
+fn every_wire_case_catches_its_defect() {
+    let home = tempfile::tempdir().unwrap();
+    let plugin = Plugin {
+        volume: Some(Arc::new(
+            twin::Volume::open(&home.path().join("volumes")).unwrap(),
+        )),
+        network: Some(Arc::new(twin::Network::new())),
+        ipam: Some(Arc::new(twin::Ipam::new())),
+        graph: Some(Arc::new(twin::Graph::open(&home.path().join("layers")).unwrap())),
+    };
+    let right = home.path().join("right.sock");
+    let bound = bind(&right).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.spawn(serve(
+        vec![(bound, plugin)],
+        std::future::pending(),
+        Duration::from_secs(1),
+    ));
+    judge(wire::SUITE, WireDefect::ALL, |defect| {
+        let wrong = home.path().join(format!("{defect:?}.sock"));
+        wrong::wire::serve(defect, &right, &wrong).unwrap();
+        let open = || wire::Socket::open(&wrong).map(Arc::new);
+        failed(run(wire::SUITE, &WireSubject::new(open)))
     });
 }
