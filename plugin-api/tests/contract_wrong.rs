@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,15 +25,31 @@ fn failed(reports: Vec<Report>) -> BTreeSet<&'static str> {
 }
 
 /// Each defect fails the cases it names and no others, and together they fail every case.
-fn judge<D: ?Sized, W: Copy + Debug>(
+fn judge<D: ?Sized, W: Copy + Debug + Send + Sync>(
     suite: &[Case<D>],
     defects: &[(W, &[&'static str])],
-    fails: impl Fn(W) -> BTreeSet<&'static str>,
+    fails: impl Fn(W) -> BTreeSet<&'static str> + Sync,
 ) {
     let mut trouble = Vec::new();
     let mut caught = BTreeSet::new();
-    for (defect, named) in defects {
-        let (wanted, found) = (named.iter().copied().collect::<BTreeSet<_>>(), fails(*defect));
+    // Most of the time is spent in pauses and in files: four defects at once.
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut found = Vec::new();
+        while let Some((defect, named)) = defects.get(next.fetch_add(1, Ordering::SeqCst)) {
+            found.push((*defect, *named, fails(*defect)));
+        }
+        found
+    };
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    for (defect, named, found) in found {
+        let wanted: BTreeSet<_> = named.iter().copied().collect();
         if wanted != found {
             let missed: Vec<_> = wanted.difference(&found).collect();
             let extra: Vec<_> = found.difference(&wanted).collect();

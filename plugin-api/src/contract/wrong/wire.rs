@@ -30,7 +30,7 @@ defects! {
     WrongTypesAreTaken fails wrong_types_are_refused;
     HostileNamesAreTaken fails hostile_names_are_refused;
     InvalidUtf8IsTaken fails invalid_utf8_is_refused;
-    TruncatedIsTaken fails a_truncated_body_makes_nothing;
+    TruncatedIsTaken fails a_truncated_body_makes_nothing an_oversized_body_is_refused;
     OversizedIsTaken fails an_oversized_body_is_refused;
     LargeIsOversized fails a_large_option_is_answered;
     ChunksAreRefused fails a_body_in_chunks_is_taken;
