@@ -111,6 +111,12 @@ impl Tool {
         self.start(Stdio::null(), Stdio::null())
     }
 
+    /// Starts the tool, lets it write to `log`, and leaves it to the caller.
+    pub fn spawn_logging(&self, log: File) -> Result<Child, ExecError> {
+        let copy = log.try_clone().map_err(|source| self.not_started(source))?;
+        self.start(copy.into(), log.into())
+    }
+
     /// Runs the tool to its end, at most for `deadline`, and returns its standard output.
     pub fn run(&self, deadline: Duration) -> Result<Vec<u8>, ExecError> {
         let output = memory_file("stdout").map_err(|source| self.not_started(source))?;

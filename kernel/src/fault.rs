@@ -5,6 +5,7 @@
 //! kills itself with SIGKILL, or the call fails with ERRNO. N = 0 only counts. The count goes to
 //! `FILE.count`, so that a sweep knows when it has passed the last point of a verb.
 
+#[cfg(not(feature = "fault"))]
 use crate::error::Result;
 
 /// A place where the world is about to change (or, after a commit, has just changed).

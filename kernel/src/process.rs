@@ -83,6 +83,15 @@ fn parse(stat: &str) -> Option<(char, u64)> {
     Some((state, started))
 }
 
+/// Makes this process the leader of a session of its own, away from any terminal. Fails with EPERM for
+/// the leader of a process group.
+pub fn new_session() -> Result<()> {
+    fault::point("make session of", "process")?;
+    rustix::process::setsid()
+        .map(drop)
+        .context("make session of", "process")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,11 +4,12 @@
 //! little-endian, text with its length before it. The first byte of a value is the version of its
 //! layout, chosen by its owner.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::fault;
 
 type Table<'a> = TableDefinition<'a, &'static str, &'static [u8]>;
@@ -63,6 +64,13 @@ impl Batch {
 impl Records {
     /// Opens or makes the store at `path`, whose folder exists.
     pub fn open(path: &Path) -> Result<Self> {
+        // For root alone, also where the folder should be open to others.
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path);
+        drop(file.context("open record store", path)?);
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
         let database = builder
@@ -353,14 +361,12 @@ mod tests {
         for cut in 0..bytes.len() {
             let read = || -> std::result::Result<(), Damaged> {
                 let mut d = Decoder::new("thing", 3, &bytes[..cut])?;
-                (
-                    d.text()?,
-                    d.maybe()?,
-                    d.maybe()?,
-                    d.number()?,
-                    d.flag()?,
-                    d.list(Decoder::text)?,
-                );
+                d.text()?;
+                d.maybe()?;
+                d.maybe()?;
+                d.number()?;
+                d.flag()?;
+                d.list(Decoder::text)?;
                 d.end()
             };
             assert!(read().is_err(), "a value cut at byte {cut} was read");

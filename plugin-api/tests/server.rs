@@ -220,7 +220,7 @@ fn hostile_requests_are_refused_and_the_next_is_served() {
         ("no http at all\r\n\r\n".into(), 400),
         (post("/VolumeDriver.List", ""), 200),
     ] {
-        assert_eq!(status_of(&served, request.as_bytes()), status, "{:.60}", request);
+        assert_eq!(status_of(&served, request.as_bytes()), status, "{request:.60}");
     }
     served.stop();
 }

@@ -1,3 +1,123 @@
-//! Placeholder.
+//! Chores of the project: `cargo xtask …`.
+//!
+//! **Invariant:** imports nothing of ours, so that it still runs when nothing else builds.
 
-fn main() {}
+mod bench;
+mod demo;
+mod lanes;
+mod record;
+mod run;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "xtask", about = "Chores of the project")]
+struct Words {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Check the rules of the house that no compiler knows.
+    Tidy,
+    /// Run the main job from an empty folder, in namespaces of its own, with a timeline.
+    Demo {
+        /// Use this archive of `docker save` instead of a small image of our own.
+        #[arg(long, value_name = "TAR")]
+        image: Option<PathBuf>,
+        /// Leave everything standing until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+        /// We are inside the namespaces already.
+        #[arg(long, hide = true, value_name = "HOME")]
+        inside: Option<PathBuf>,
+    },
+    /// Measure ours and a peer in the same run.
+    Bench {
+        /// What to measure: rpc, layers, bridge, overlay, volumes, thin; everything if none is named.
+        rooms: Vec<String>,
+        /// Write the rows to this file too, one JSON object a line.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Write down what a real engine says to a plugin.
+    Record {
+        /// Which engine.
+        #[arg(long)]
+        engine: record::Engine,
+        /// We are inside the namespaces already.
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
+    /// Run the long form of the tests that take as much time as they are given.
+    Soak {
+        /// How many broken requests to read.
+        #[arg(long, default_value_t = 10_000_000)]
+        iterations: u64,
+        /// Where the dice start.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Run the tests: every lane, or the named ones.
+    Test {
+        /// Run only this lane; may be given several times.
+        #[arg(long = "lane", value_name = "NAME")]
+        lanes: Vec<lanes::Lane>,
+    },
+}
+
+fn main() -> ExitCode {
+    match chore(Words::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<demo::Interrupted>() => {
+            eprintln!("xtask: interrupted");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chore(chore: Chore) -> Result<()> {
+    match chore {
+        Chore::Tidy => tidy(),
+        Chore::Record { engine, inside: true } => record::inside(engine),
+        Chore::Record {
+            engine,
+            inside: false,
+        } => record::record(engine),
+        Chore::Demo { image, keep, inside } => {
+            let wishes = demo::Wishes {
+                image: image.as_deref(),
+                keep,
+            };
+            match inside {
+                Some(home) => demo::inside(&home, &wishes),
+                None => demo::demo(&wishes),
+            }
+        }
+        Chore::Bench { rooms, json } => bench::bench(&rooms, json.as_deref()),
+        Chore::Soak { iterations, seed } => lanes::soak(iterations, seed),
+        Chore::Test { lanes } => lanes::test(&lanes),
+    }
+}
+
+fn tidy() -> Result<()> {
+    let all = tidy::complaints(&run::root())?;
+    for complaint in &all {
+        eprintln!("{complaint}");
+    }
+    if !all.is_empty() {
+        bail!("{} complaints", all.len());
+    }
+    println!("tidy");
+    Ok(())
+}

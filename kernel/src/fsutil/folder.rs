@@ -190,14 +190,15 @@ impl Folder {
         Ok(Self { fd, shown })
     }
 
-    fn resolve(&self, path: &Path, resolve: ResolveFlags) -> Result<Self> {
+    fn resolve(&self, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<Self> {
         let path = if path.as_os_str().is_empty() {
             Path::new(".")
         } else {
             path
         };
         let shown = self.shown.join(path);
-        let fd = sys::openat2(&self.fd, path, OPEN, Mode::empty(), resolve).context("open folder", &shown)?;
+        let fd =
+            sys::openat2(&self.fd, path, flags, Mode::empty(), resolve).context("open folder", &shown)?;
         Ok(Self { fd, shown })
     }
 
@@ -205,6 +206,7 @@ impl Folder {
     pub fn descend(&self, path: &Path) -> Result<Self> {
         self.resolve(
             path,
+            OPEN,
             ResolveFlags::BENEATH
                 | ResolveFlags::NO_SYMLINKS
                 | ResolveFlags::NO_MAGICLINKS
@@ -216,6 +218,7 @@ impl Folder {
     pub fn descend_in_root(&self, path: &Path) -> Result<Self> {
         self.resolve(
             path,
+            OPEN.difference(OFlags::NOFOLLOW),
             ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
         )
     }

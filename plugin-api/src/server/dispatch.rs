@@ -12,7 +12,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{ReplyBody, reader, stream};
-use super::{MAX_BODY, Plugin};
+use super::{Caller, MAX_BODY, Plugin};
 use crate::fault::{Fault, FaultKind};
 use crate::network::ExternalConnectivity;
 use crate::wire::{self, Subsystem, Verb};
@@ -35,7 +35,7 @@ impl From<Vec<u8>> for Answer {
 
 /// Answers one request, whatever it is.
 pub(super) async fn answer(
-    plugin: Arc<Plugin>,
+    caller: Caller,
     peer: EnginePeer,
     request: Request<Incoming>,
 ) -> Response<ReplyBody> {
@@ -48,15 +48,15 @@ pub(super) async fn answer(
             &format!("{}: the method must be POST", id::quoted(path)),
         );
     }
-    let Some(verb) = verb.filter(|&verb| is_served(&plugin, verb)) else {
+    let Some(verb) = verb.filter(|&verb| is_served(&caller.plugin, verb)) else {
         let text = format!("{}: this plugin does not implement such a verb", id::quoted(path));
         return refuse(verb, StatusCode::NOT_FOUND, &text);
     };
     let begun = Instant::now();
     let response = match verb {
-        Verb::GraphDiff => diff(&plugin, request).await,
-        Verb::GraphApplyDiff => apply_diff(&plugin, request).await,
-        _ => plain(&plugin, peer, verb, request).await,
+        Verb::GraphDiff => diff(&caller, request).await,
+        Verb::GraphApplyDiff => apply_diff(&caller, request).await,
+        _ => plain(&caller, peer, verb, request).await,
     };
     let status = response.status().as_u16();
     tracing::debug!(
@@ -112,7 +112,7 @@ fn fail(verb: Verb, fault: &Fault) -> Response<ReplyBody> {
 // === verbs with a JSON body ===
 
 async fn plain(
-    plugin: &Arc<Plugin>,
+    caller: &Caller,
     peer: EnginePeer,
     verb: Verb,
     request: Request<Incoming>,
@@ -123,10 +123,10 @@ async fn plain(
             return refuse(Some(verb), status, &format!("{}: {sentence}", verb.name()));
         }
     };
-    let outcome = if verb.is_constant() {
-        guarded(verb, || run(plugin, peer, verb, &body))
+    let outcome = if verb.is_quick() {
+        guarded(verb, || run(&caller.plugin, peer, verb, &body))
     } else {
-        run_blocking(plugin, peer, verb, body).await
+        run_blocking(caller, peer, verb, body).await
     };
     match outcome {
         Ok(answer) => respond(StatusCode::OK, ReplyBody::Whole(Some(answer.bytes.into()))),
@@ -158,16 +158,11 @@ impl Drop for Listening {
     }
 }
 
-async fn run_blocking(
-    plugin: &Arc<Plugin>,
-    peer: EnginePeer,
-    verb: Verb,
-    body: Bytes,
-) -> Result<Answer, Fault> {
+async fn run_blocking(caller: &Caller, peer: EnginePeer, verb: Verb, body: Bytes) -> Result<Answer, Fault> {
     let abandoned = Arc::new(AtomicBool::new(false));
     let listening = Listening(Arc::clone(&abandoned));
-    let plugin = Arc::clone(plugin);
-    let work = tokio::task::spawn_blocking(move || {
+    let plugin = Arc::clone(&caller.plugin);
+    let work = caller.pool.spawn_blocking(move || {
         let mut outcome = guarded(verb, || run(&plugin, peer, verb, &body));
         // An engine that gave up on a Mount never sends the Unmount: nobody would drop that hold.
         if let (true, Ok(answer)) = (abandoned.load(Ordering::SeqCst), &mut outcome)
@@ -398,15 +393,15 @@ fn graph(plugin: &Plugin, verb: Verb, body: &[u8]) -> Result<Answer, Fault> {
 // === archives ===
 
 /// `Diff`: an error before the first byte is told, one after it breaks the stream.
-async fn diff(plugin: &Arc<Plugin>, request: Request<Incoming>) -> Response<ReplyBody> {
+async fn diff(caller: &Caller, request: Request<Incoming>) -> Response<ReplyBody> {
     let verb = Verb::GraphDiff;
     let body = match collect(request.into_body()).await {
         Ok(body) => body,
         Err((status, sentence)) => return refuse(Some(verb), status, &sentence),
     };
     let (mut writer, mut pieces) = stream();
-    let plugin = Arc::clone(plugin);
-    let work = tokio::task::spawn_blocking(move || {
+    let plugin = Arc::clone(&caller.plugin);
+    let work = caller.pool.spawn_blocking(move || {
         let outcome = guarded(verb, || {
             let driver = plugin.graph.as_ref().ok_or_else(|| unserved(verb))?;
             let (id, parent) = wire::graph::pair_request_in(verb, &body)?;
@@ -431,12 +426,12 @@ async fn diff(plugin: &Arc<Plugin>, request: Request<Incoming>) -> Response<Repl
 }
 
 /// `ApplyDiff`: the archive is the body, the arguments stand in the query string.
-async fn apply_diff(plugin: &Arc<Plugin>, request: Request<Incoming>) -> Response<ReplyBody> {
+async fn apply_diff(caller: &Caller, request: Request<Incoming>) -> Response<ReplyBody> {
     let verb = Verb::GraphApplyDiff;
     let query = request.uri().query().unwrap_or_default().to_owned();
     let mut archive = reader(request.into_body());
-    let plugin = Arc::clone(plugin);
-    let work = tokio::task::spawn_blocking(move || {
+    let plugin = Arc::clone(&caller.plugin);
+    let work = caller.pool.spawn_blocking(move || {
         guarded(verb, || {
             let driver = plugin.graph.as_ref().ok_or_else(|| unserved(verb))?;
             let (id, parent) = wire::graph::apply_query_in(&query)?;

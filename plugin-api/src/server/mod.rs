@@ -1,9 +1,10 @@
 //! Sockets, connections and requests.
 //!
 //! One [`Plugin`] behind one socket; several sockets in one process. Connections are kept open for
-//! ever, since an engine that loses one while it writes repeats the call with an empty body. Every verb
-//! runs on the blocking pool under a deadline; a panic is answered as status 500 and takes nothing else
-//! down. On shutdown the sockets stop taking connections, those that wait in the queue are still
+//! ever, since an engine that loses one while it writes repeats the call with an empty body. Each has a
+//! thread of its own: engines keep a handful, and a verb that is answered from memory then costs one
+//! wake-up each way. Verbs that may block run on the blocking pool under a deadline; a panic is answered
+//! as status 500 and takes nothing else down. On shutdown the sockets stop taking connections, those that wait in the queue are still
 //! served, and requests under way are finished.
 
 mod body;
@@ -13,16 +14,17 @@ mod listen;
 pub use listen::{BindError, Bound, adopt, bind};
 
 use std::io;
+use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::EnginePeer;
 use crate::graph::GraphPlugin;
@@ -95,41 +97,52 @@ async fn serve_socket(
     listener: UnixListener,
     bound: Bound,
     plugin: Plugin,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
     grace: Duration,
 ) {
-    let plugin = Arc::new(plugin);
-    let graceful = GracefulShutdown::new();
+    // Every connection keeps a sender; when all are gone, so are the connections.
+    let (open, mut all_closed) = mpsc::channel::<()>(1);
+    let caller = Caller {
+        plugin: Arc::new(plugin),
+        pool: tokio::runtime::Handle::current(),
+    };
+    let spawn = |stream| {
+        let life = Life {
+            stopped: stopped.clone(),
+            _open: open.clone(),
+        };
+        spawn_connection(stream, caller.clone(), life);
+    };
+    let mut stop = stopped.clone();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => spawn_connection(stream, Arc::clone(&plugin), graceful.watcher(), None),
+                Ok((stream, _)) => spawn(stream),
                 Err(error) => pause_after(&error).await,
             },
-            () = stopping(&mut stopped) => break,
+            () = stopping(&mut stop) => break,
         }
     }
     // Nobody finds the socket any more, or systemd keeps it: what waits in our queue is still ours.
     bound.retire();
     if bound.is_ours() {
         while let Some(stream) = queued(&bound) {
-            spawn_connection(
-                stream,
-                Arc::clone(&plugin),
-                graceful.watcher(),
-                Some(FIRST_REQUEST),
-            );
+            spawn(stream);
         }
     }
     drop(listener);
-    // A connection that was just made may not have written its request yet.
-    if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+    drop(open);
+    if tokio::time::timeout(grace, all_closed.recv()).await.is_err() {
         tracing::warn!(socket = %bound.path().display(), "requests still under way are left behind");
     }
 }
 
-/// How long a connection taken while draining may take to write its request.
+/// How long a connection may take to write its first request once we are stopping.
 const FIRST_REQUEST: Duration = Duration::from_millis(200);
+
+/// How long a connection that was served before is still listened to once we are stopping: a request
+/// that is already in its socket is read and answered.
+const LAST_REQUEST: Duration = Duration::from_millis(5);
 
 /// Out of file descriptors, most likely: do not spin.
 async fn pause_after(error: &io::Error) {
@@ -149,25 +162,74 @@ fn queued(bound: &Bound) -> Option<UnixStream> {
     UnixStream::from_std(stream).ok()
 }
 
-fn spawn_connection(stream: UnixStream, plugin: Arc<Plugin>, watcher: Watcher, settle: Option<Duration>) {
+/// Stack of a connection's thread: it parses and dispatches, drivers' deep work is on the pool.
+const STACK: usize = 512 << 10;
+
+/// What a connection lives with.
+#[derive(Clone)]
+struct Caller {
+    plugin: Arc<Plugin>,
+    /// Where verbs that may block run.
+    pool: tokio::runtime::Handle,
+}
+
+/// What tells a connection to end, and tells us that it has.
+struct Life {
+    stopped: watch::Receiver<bool>,
+    _open: mpsc::Sender<()>,
+}
+
+fn spawn_connection(stream: UnixStream, caller: Caller, life: Life) {
+    let moved = stream.into_std().and_then(|stream| {
+        let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
+        thread.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(serve_connection(stream, caller, life))
+        })
+    });
+    if let Err(error) = moved {
+        tracing::warn!(%error, "serve a connection");
+    }
+}
+
+async fn serve_connection(stream: StdStream, caller: Caller, mut life: Life) -> io::Result<()> {
+    let stream = UnixStream::from_std(stream)?;
     let peer = EnginePeer {
         pid: stream.peer_cred().ok().and_then(|cred| cred.pid()),
     };
-    tokio::spawn(async move {
-        if let Some(settle) = settle {
-            let _ = tokio::time::timeout(settle, stream.readable()).await;
-        }
-        let service = service_fn(move |request: Request<Incoming>| {
-            let plugin = Arc::clone(&plugin);
-            async move { Ok::<_, std::convert::Infallible>(dispatch::answer(plugin, peer, request).await) }
-        });
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .max_buf_size(64 << 10);
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(%error, "a connection broke");
-        }
+    let (asked, mut was_asked) = watch::channel(false);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let caller = caller.clone();
+        asked.send_replace(true);
+        async move { Ok::<_, std::convert::Infallible>(dispatch::answer(caller, peer, request).await) }
     });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(64 << 10);
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = settled(&mut life.stopped, &mut was_asked) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection broke");
+    }
+    Ok(())
+}
+
+/// Ends when the server stops and the connection has had its chance to say what it came for.
+async fn settled(stopped: &mut watch::Receiver<bool>, was_asked: &mut watch::Receiver<bool>) {
+    stopping(stopped).await;
+    if *was_asked.borrow() {
+        tokio::time::sleep(LAST_REQUEST).await;
+        return;
+    }
+    let asked = was_asked.wait_for(|asked| *asked);
+    let _ = tokio::time::timeout(FIRST_REQUEST, asked).await;
 }

@@ -46,8 +46,18 @@ fn request<T: DeserializeOwned>(verb: Verb, body: &[u8]) -> Result<T, Fault> {
         return Err(Fault::new(FaultKind::Invalid, text));
     }
     serde_json::from_slice(body).map_err(|error| {
-        Fault::new(FaultKind::Invalid, format!("read the body of {}", verb.name())).because(error)
+        Fault::new(FaultKind::Invalid, format!("read the body of {}", verb.name())).because(brief(&error))
     })
+}
+
+/// What the parser says, without the whole of a field that it repeats.
+fn brief(error: &serde_json::Error) -> String {
+    const LONGEST: usize = 300;
+    let text = error.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 /// Reads the body of a reply.

@@ -107,14 +107,20 @@ verbs! {
 }
 
 impl Verb {
-    /// Whether the answer is a constant of the process, given without a thread of its own.
-    pub fn is_constant(self) -> bool {
+    /// Whether the answer comes from memory: given at once, on the connection's own thread.
+    pub fn is_quick(self) -> bool {
         matches!(
             self,
             Self::VolumeCapabilities
+                | Self::VolumeGet
+                | Self::VolumeList
+                | Self::VolumePath
                 | Self::NetworkCapabilities
+                | Self::EndpointInfo
                 | Self::IpamCapabilities
+                | Self::IpamDefaultSpaces
                 | Self::GraphCapabilities
+                | Self::GraphExists
         )
     }
 
@@ -122,7 +128,7 @@ impl Verb {
     ///
     /// Docker waits 120 s for a volume's Create and Mount, 60 s for its other verbs, and without limit
     /// for everything else while it holds locks that stall `docker ps`: we give up before it does.
-    /// Streams and walks over whole layers have no limit.
+    /// Streams and walks over whole layers have no limit, and what is quick needs none.
     pub fn deadline(self) -> Option<Duration> {
         let seconds = match self {
             Self::VolumeCreate | Self::VolumeMount => 115,

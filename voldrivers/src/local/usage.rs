@@ -5,10 +5,11 @@
 //! namespace, whichever engine started it and whether or not that engine still lives.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use kernel::mount::{Mount, Mounts, parse};
 
 /// A use of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,29 +28,20 @@ pub(super) struct Sight {
     pub(super) hidden: usize,
 }
 
-/// A line of mountinfo, as far as it matters here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Mount {
-    /// `major:minor`.
-    device: String,
-    /// Path on the device.
-    root: PathBuf,
-    point: PathBuf,
-}
-
 /// Every mount, in any mount namespace, of `directory` or of something below it; and every mount of
 /// this namespace that sits on something below it.
 pub(super) fn look_for_users(directory: &Path) -> io::Result<Sight> {
     // The caller's path may lead through symbolic links; the kernel's do not.
     let directory = directory.canonicalize()?;
-    let own = parse(&std::fs::read("/proc/self/mountinfo")?);
+    let own = parse(&std::fs::read("/proc/thread-self/mountinfo")?);
     let Some((device, root)) = locate(&own, &directory) else {
         return Err(io::Error::other("no mount covers it"));
     };
     let mut sight = Sight::default();
     let me = std::process::id().cast_signed();
-    let below = own.iter().filter(|mount| mount.point.starts_with(&directory));
-    sight.users.extend(below.map(|mount| mount.user(me)));
+    sight
+        .users
+        .extend(own.under(&directory).map(|mount| user(mount, me)));
     let mut seen = BTreeSet::new();
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -57,8 +49,8 @@ pub(super) fn look_for_users(directory: &Path) -> io::Result<Sight> {
         };
         match mounts_of(pid, &seen) {
             Ok((namespace, mounts)) => {
-                let is_ours = |mount: &&Mount| mount.device == device && mount.root.starts_with(&root);
-                let users = mounts.iter().filter(is_ours).map(|mount| mount.user(pid));
+                let is_ours = |mount: &&Mount| mount.device == device && shows(mount, &root);
+                let users = mounts.iter().filter(is_ours).map(|mount| user(mount, pid));
                 sight.users.extend(users);
                 seen.extend(namespace);
             }
@@ -71,67 +63,38 @@ pub(super) fn look_for_users(directory: &Path) -> io::Result<Sight> {
 }
 
 /// The mount namespace of a process and its mounts; no mounts if the namespace was seen before.
-fn mounts_of(pid: i32, seen: &BTreeSet<PathBuf>) -> io::Result<(Option<PathBuf>, Vec<Mount>)> {
+fn mounts_of(pid: i32, seen: &BTreeSet<PathBuf>) -> io::Result<(Option<PathBuf>, Mounts)> {
     // The kernel shows the mounts of a process with more capabilities than ours, but not the name of
     // its namespace. Then it is looked through once more.
     let namespace = std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
     if namespace.as_ref().is_some_and(|name| seen.contains(name)) {
-        return Ok((None, Vec::new()));
+        return Ok((None, Mounts::default()));
     }
     let text = std::fs::read(format!("/proc/{pid}/mountinfo"))?;
     Ok((namespace, parse(&text)))
 }
 
-impl Mount {
-    fn user(&self, pid: i32) -> User {
-        User {
-            pid,
-            point: self.point.clone(),
-        }
+fn user(mount: &Mount, pid: i32) -> User {
+    User {
+        pid,
+        point: mount.target.clone(),
     }
+}
+
+/// Whether a mount of the same device shows `directory` or something below it.
+fn shows(mount: &Mount, directory: &Path) -> bool {
+    // A directory that is gone but still mounted is marked so; one made anew under its name is another.
+    let gone = mount.root.as_os_str().as_bytes().ends_with(b"//deleted");
+    !gone && mount.root.starts_with(directory)
 }
 
 /// Device and path on it of an absolute path without symbolic links.
-fn locate(mounts: &[Mount], path: &Path) -> Option<(String, PathBuf)> {
-    let covering = mounts.iter().filter(|mount| path.starts_with(&mount.point));
+fn locate(mounts: &Mounts, path: &Path) -> Option<(String, PathBuf)> {
+    let covering = mounts.iter().filter(|mount| path.starts_with(&mount.target));
     // The longest mount point covers it; of several on one point the last one mounted does.
-    let mount = covering.max_by_key(|mount| mount.point.as_os_str().len())?;
-    let rest = path.strip_prefix(&mount.point).ok()?;
+    let mount = covering.max_by_key(|mount| mount.target.as_os_str().len())?;
+    let rest = path.strip_prefix(&mount.target).ok()?;
     Some((mount.device.clone(), mount.root.join(rest)))
-}
-
-fn parse(text: &[u8]) -> Vec<Mount> {
-    text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
-}
-
-/// `36 35 98:0 /mnt1 /mnt2 rw,noatime …`
-fn parse_line(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|byte| *byte == b' ').skip(2);
-    let (device, root, point) = (fields.next()?, fields.next()?, fields.next()?);
-    // A directory that is gone but still mounted; one made anew under its name is another one.
-    if root.ends_with(b"//deleted") {
-        return None;
-    }
-    Some(Mount {
-        device: String::from_utf8(device.to_vec()).ok()?,
-        root: unescape(root),
-        point: unescape(point),
-    })
-}
-
-/// Undoes the kernel's `\040` for a space and its like.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| byte == b'\\');
-        let value = octal
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        bytes.push(value.unwrap_or(byte));
-        rest = if value.is_some() { &tail[3..] } else { tail };
-    }
-    PathBuf::from(OsString::from_vec(bytes))
 }
 
 /// Shows users as `/var/lib/x by process 71`, at most three of them.
@@ -171,12 +134,16 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_undone_and_what_is_deleted_is_left_out() {
+    fn a_deleted_directory_is_not_its_successor() {
         let mounts = parse(SAMPLE);
-        assert_eq!(mounts[2].point, Path::new("/srv/a b"));
-        assert_eq!(mounts.len(), 4);
-        assert_eq!(unescape(b"a\\134b\\9"), Path::new("a\\b\\9"));
-        assert_eq!(parse(b"\nhalf a line\n"), []);
+        let shown = |directory| {
+            mounts
+                .iter()
+                .filter(move |mount| shows(mount, Path::new(directory)))
+        };
+        assert_eq!(shown("/gone").count(), 0);
+        assert_eq!(shown("/other").count(), 1);
+        assert_eq!(shown("/oth").count(), 0);
     }
 
     #[test]

@@ -1,0 +1,129 @@
+//! Servers to measure: ours with every driver, and the peer.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::client::{Client, request};
+
+/// The name of the peer.
+pub(crate) const PEER: &str = "python http.server";
+
+/// A server that answers on all its sockets.
+pub(crate) struct Server {
+    child: Child,
+    home: tempfile::TempDir,
+    /// From before the start to the first answer on every socket.
+    pub(crate) started_in: Duration,
+}
+
+impl Server {
+    /// Ours, with every driver that can run on any machine.
+    pub(crate) fn ours(longshore: &Path) -> Result<Self> {
+        let home = tempfile::tempdir().context("make a folder")?;
+        let config = home.path().join("longshore.toml");
+        let (state, sockets) = (home.path().join("state"), home.path().join("sockets"));
+        for folder in [&state, &sockets] {
+            std::fs::create_dir(folder).with_context(|| format!("make {}", folder.display()))?;
+        }
+        let text = format!(
+            "state = \"{}\"\nsockets = \"{}\"\n[graph.layers]\ndriver = \"overlay\"\n\
+             [network.net]\ndriver = \"bridge\"\n[ipam.net]\ndriver = \"local\"\n[volume.vol]\ndriver = \"local\"\n",
+            state.display(),
+            sockets.display()
+        );
+        std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        let sockets = ["layers", "net", "vol"].map(|name| sockets.join(format!("{name}.sock")));
+        let mut command = program(longshore);
+        command.arg("serve").arg("--config").arg(config);
+        Self::start(command, home, &sockets)
+    }
+
+    /// The peer, if the machine has one.
+    pub(crate) fn peer() -> Result<Option<Self>> {
+        if program(Path::new("python3"))
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status()
+            .is_err()
+        {
+            return Ok(None);
+        }
+        let home = tempfile::tempdir().context("make a folder")?;
+        let script = home.path().join("peer.py");
+        std::fs::write(&script, include_str!("peer.py")).context("write the peer")?;
+        std::fs::create_dir(home.path().join("sockets")).context("make the peer's folder")?;
+        let socket = home.path().join("sockets/vol.sock");
+        let mut command = program(Path::new("python3"));
+        command.arg(script).arg(&socket);
+        Self::start(command, home, &[socket]).map(Some)
+    }
+
+    fn start(mut command: Command, home: tempfile::TempDir, sockets: &[PathBuf]) -> Result<Self> {
+        let log = std::fs::File::create(home.path().join("log")).context("make the log")?;
+        let start = Instant::now();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("start {}", command.get_program().display()))?;
+        let mut server = Self {
+            child,
+            home,
+            started_in: Duration::ZERO,
+        };
+        let activate = request("Plugin.Activate", "");
+        for socket in sockets {
+            while !Client::connect(socket).is_ok_and(|mut client| client.call(&activate).is_ok()) {
+                if server.child.try_wait()?.is_some() || start.elapsed() > Duration::from_secs(20) {
+                    let log = std::fs::read_to_string(server.home.path().join("log")).unwrap_or_default();
+                    bail!("{} does not answer: {log}", socket.display());
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+        server.started_in = start.elapsed();
+        Ok(server)
+    }
+
+    /// The socket of volumes.
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.home.path().join("sockets/vol.sock")
+    }
+
+    /// Resident memory in megabytes.
+    pub(crate) fn resident_mb(&self) -> Result<f64> {
+        let file = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS in its status")?;
+        let kilobytes: f64 = line
+            .trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse()
+            .context("read VmRSS")?;
+        Ok(kilobytes / 1024.0)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Everything it made is in our own namespaces and in a folder that goes with us.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "benches import plugin-api only; the servers are what is measured"
+)]
+fn program(path: &Path) -> Command {
+    Command::new(path)
+}

@@ -1,0 +1,219 @@
+//! What the tests of layers share. They need root: real mounts, in a namespace of their own.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use plugin_api::graph::{GraphPlugin, NewLayer};
+use plugin_api::id::LayerId;
+
+/// Runs a test in mounts of its own, over an empty state folder.
+pub(crate) fn alone(test: impl FnOnce(&Path) + Send) {
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            kernel::mount::private_namespace().unwrap();
+            let base = tempfile::tempdir().unwrap();
+            let state = base.path().join("state");
+            kernel::fsutil::make_dir(&state, 0o700).unwrap();
+            test(&state);
+            let mounts = kernel::mount::Mounts::read().unwrap();
+            for mount in mounts.under(base.path()) {
+                kernel::mount::unmount_detached(&mount.target).unwrap();
+            }
+        });
+        if let Err(panic) = run.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+pub(crate) fn open(state: &Path) -> Arc<dyn GraphPlugin> {
+    graphdrivers::open_overlay(state).unwrap()
+}
+
+pub(crate) fn id(text: &str) -> LayerId {
+    LayerId::new(text).unwrap()
+}
+
+pub(crate) fn layer(name: &str, parent: &str) -> NewLayer {
+    NewLayer {
+        id: id(name),
+        parent: (!parent.is_empty()).then(|| id(parent)),
+        mount_label: String::new(),
+        options: plugin_api::Options::new(),
+    }
+}
+
+pub(crate) fn mounted_below(state: &Path) -> usize {
+    kernel::mount::Mounts::read().unwrap().under(state).count()
+}
+
+/// One entry of an archive written by hand.
+pub(crate) struct Raw<'a> {
+    pub(crate) flag: u8,
+    pub(crate) path: &'a str,
+    pub(crate) link: &'a str,
+    pub(crate) mode: u32,
+    pub(crate) content: &'a [u8],
+    pub(crate) pax: &'a [(&'a str, &'a [u8])],
+}
+
+impl Default for Raw<'_> {
+    fn default() -> Self {
+        Self {
+            flag: b'0',
+            path: "",
+            link: "",
+            mode: 0o644,
+            content: b"",
+            pax: &[],
+        }
+    }
+}
+
+fn block(raw: &Raw<'_>, size: usize) -> Vec<u8> {
+    let mut block = vec![0; 512];
+    block[..raw.path.len()].copy_from_slice(raw.path.as_bytes());
+    block[100..107].copy_from_slice(format!("{:07o}", raw.mode).as_bytes());
+    block[108..115].copy_from_slice(b"0000000");
+    block[116..123].copy_from_slice(b"0000000");
+    block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+    block[136..147].copy_from_slice(b"00000000012");
+    block[148..156].copy_from_slice(b"        ");
+    block[156] = raw.flag;
+    block[157..157 + raw.link.len()].copy_from_slice(raw.link.as_bytes());
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..154].copy_from_slice(format!("{sum:06o}").as_bytes());
+    block
+}
+
+fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+/// An archive of entries written by hand, without any care for what they say.
+pub(crate) fn archive(entries: &[Raw<'_>]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for raw in entries {
+        let mut text = Vec::new();
+        for (key, value) in raw.pax {
+            let rest = key.len() + value.len() + 3;
+            let digits = if rest + 2 < 100 { 2 } else { 3 };
+            text.extend(format!("{} {key}=", rest + digits).bytes());
+            text.extend(*value);
+            text.push(b'\n');
+        }
+        if !text.is_empty() {
+            let pax = Raw {
+                flag: b'x',
+                path: "pax",
+                ..Raw::default()
+            };
+            all.extend(block(&pax, text.len()));
+            all.extend(padded(text));
+        }
+        all.extend(block(raw, raw.content.len()));
+        all.extend(padded(raw.content.to_vec()));
+    }
+    all.extend([0; 1024]);
+    all
+}
+
+pub(crate) fn file<'a>(path: &'a str, content: &'a str) -> Raw<'a> {
+    Raw {
+        path,
+        content: content.as_bytes(),
+        ..Raw::default()
+    }
+}
+
+pub(crate) fn folder(path: &str) -> Raw<'_> {
+    Raw {
+        flag: b'5',
+        path,
+        mode: 0o755,
+        ..Raw::default()
+    }
+}
+
+pub(crate) fn link<'a>(flag: u8, path: &'a str, link: &'a str) -> Raw<'a> {
+    Raw {
+        flag,
+        path,
+        link,
+        ..Raw::default()
+    }
+}
+
+/// A layer filled by an archive.
+pub(crate) fn fill(
+    plugin: &dyn GraphPlugin,
+    name: &str,
+    parent: &str,
+    bytes: &[u8],
+) -> Result<u64, plugin_api::Fault> {
+    plugin.create(&layer(name, parent))?;
+    let parent = (!parent.is_empty()).then(|| id(parent));
+    plugin.apply_diff(&id(name), parent.as_ref(), &mut &bytes[..])
+}
+
+pub(crate) fn diff(plugin: &dyn GraphPlugin, name: &str, parent: &str) -> Vec<u8> {
+    let parent = (!parent.is_empty()).then(|| id(parent));
+    let mut out = Vec::new();
+    plugin.diff(&id(name), parent.as_ref(), &mut out).unwrap();
+    out
+}
+
+/// Everything a tree holds, one line a name: kind, mode, owner, time, content, links, attributes.
+pub(crate) fn picture(root: &Path) -> Vec<String> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    fn walk(root: &Path, path: &Path, lines: &mut Vec<String>) {
+        let mut names: Vec<PathBuf> = std::fs::read_dir(path)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        names.sort();
+        for path in names {
+            let meta = std::fs::symlink_metadata(&path).unwrap();
+            let kind = meta.file_type();
+            let shown = path.strip_prefix(root).unwrap().display().to_string();
+            let content = if kind.is_file() {
+                let bytes = std::fs::read(&path).unwrap();
+                let sum = bytes
+                    .iter()
+                    .fold(7_u64, |sum, b| sum.wrapping_mul(31).wrapping_add(u64::from(*b)));
+                format!("{} bytes {sum:x}", bytes.len())
+            } else if kind.is_symlink() {
+                format!("-> {}", std::fs::read_link(&path).unwrap().display())
+            } else if kind.is_char_device() || kind.is_block_device() {
+                format!("device {}", meta.rdev())
+            } else {
+                String::new()
+            };
+            let mut attributes = String::new();
+            for key in kernel::fsutil::list_xattrs(&path).unwrap() {
+                let value = kernel::fsutil::get_xattr(&path, &key).unwrap();
+                if !key.to_string_lossy().starts_with("trusted.overlay.") {
+                    attributes.extend([format!(" {}={value:?}", key.display())]);
+                }
+            }
+            let count = if kind.is_dir() { 0 } else { meta.nlink() };
+            lines.push(format!(
+                "{shown} {:o} {}:{} {}.{:09} links {count} {content}{attributes}",
+                meta.mode(),
+                meta.uid(),
+                meta.gid(),
+                meta.mtime(),
+                meta.mtime_nsec()
+            ));
+            if kind.is_dir() {
+                walk(root, &path, lines);
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    walk(root, root, &mut lines);
+    lines
+}

@@ -1,0 +1,213 @@
+//! nf_tables: tables, chains, rules, sets and maps, changed in batches that are all or nothing.
+//!
+//! ```no_run
+//! use kernel::netlink::{Socket, nft::{Batch, Table}};
+//! let table = Table("example");
+//! let batch = Batch::new().table(table);
+//! Socket::netfilter()?.commit(batch)?;
+//! # Ok::<(), kernel::Error>(())
+//! ```
+
+pub mod expr;
+pub mod set;
+#[cfg(test)]
+mod tests;
+
+use super::{Attributes, Message, Request, Socket};
+use crate::error::Result;
+pub use expr::{Expr, Verdict};
+pub use set::{Element, Field, Fields, Set, Value, Values};
+
+/// Length of `struct nfgenmsg`.
+const FIXED: usize = 4;
+/// `NFNL_SUBSYS_NFTABLES`.
+const SUBSYSTEM: u8 = 10;
+/// `NFPROTO_INET`: IPv4 and IPv6 together.
+const INET: u8 = 1;
+
+const NEW_TABLE: u8 = 0;
+const GET_TABLE: u8 = 1;
+const DELETE_TABLE: u8 = 2;
+const NEW_CHAIN: u8 = 3;
+const NEW_RULE: u8 = 6;
+const NEW_SET: u8 = 9;
+const NEW_ELEMENTS: u8 = 12;
+const GET_ELEMENTS: u8 = 13;
+const DELETE_ELEMENTS: u8 = 14;
+
+/// Most elements of one message: its list must stay below 64 KiB.
+const MOST_ELEMENTS: usize = 200;
+
+/// A table of the `inet` family, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Table(pub &'static str);
+
+/// Where a chain sees packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Before routing.
+    Prerouting,
+    /// Routed through this host.
+    Forward,
+    /// Made by this host.
+    Output,
+    /// About to leave.
+    Postrouting,
+}
+
+impl Hook {
+    fn number(self) -> u32 {
+        match self {
+            Self::Prerouting => 0,
+            Self::Forward => 2,
+            Self::Output => 3,
+            Self::Postrouting => 4,
+        }
+    }
+}
+
+/// A chain; without a base it is reached by jumps only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name.
+    pub name: &'static str,
+    /// `nat` or `filter`, the hook, and the priority among chains of that hook.
+    pub base: Option<(&'static str, Hook, i32)>,
+}
+
+/// Changes that the kernel makes together or not at all.
+#[derive(Debug, Clone)]
+pub struct Batch(Vec<Request>);
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn message(kind: u8, flags: i32) -> Message {
+    Message::new(u16::from_be_bytes([SUBSYSTEM, kind]), flags, &[INET, 0, 0, 0])
+}
+
+impl Batch {
+    /// No change yet.
+    pub fn new() -> Self {
+        let begin = Message::new(0x10, 0, &[0, 0, 0, SUBSYSTEM]);
+        Self(vec![Request::new("begin batch for", "nf_tables", begin)])
+    }
+
+    /// Whether there is no change in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.len() == 1
+    }
+
+    fn push(mut self, operation: &'static str, subject: impl Into<String>, message: Message) -> Self {
+        self.0.push(Request::new(operation, subject, message));
+        self
+    }
+
+    /// Makes a table; one that is there stays as it is.
+    #[must_use]
+    pub fn table(self, table: Table) -> Self {
+        let message = message(NEW_TABLE, 0).text(1, table.0).number_be(2, 0);
+        self.push("create table", table.0, message)
+    }
+
+    /// Removes a table with all that is in it; ENOENT if there is none.
+    #[must_use]
+    pub fn delete_table(self, table: Table) -> Self {
+        self.push("delete table", table.0, message(DELETE_TABLE, 0).text(1, table.0))
+    }
+
+    /// Makes a chain; base chains accept what no rule decides.
+    #[must_use]
+    pub fn chain(self, table: Table, chain: Chain) -> Self {
+        let mut message = message(NEW_CHAIN, libc::NLM_F_CREATE)
+            .text(1, table.0)
+            .text(3, chain.name);
+        if let Some((kind, hook, priority)) = chain.base {
+            const ACCEPT: u32 = 1;
+            message = message.text(7, kind).number_be(5, ACCEPT).nest(4, |m| {
+                m.number_be(1, hook.number()).bytes(2, &priority.to_be_bytes())
+            });
+        }
+        self.push("create chain", format!("{} {}", table.0, chain.name), message)
+    }
+
+    /// Adds a rule at the end of a chain.
+    #[must_use]
+    pub fn rule(self, table: Table, chain: Chain, expressions: &[Expr]) -> Self {
+        let message = message(NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND)
+            .text(1, table.0)
+            .text(2, chain.name)
+            .nest(4, |m| expressions.iter().fold(m, |m, expr| expr.write(m)));
+        self.push("add rule to", format!("{} {}", table.0, chain.name), message)
+    }
+
+    /// Makes a set or map; one of the same shape that is there stays as it is.
+    #[must_use]
+    pub fn set(self, table: Table, set: &Set) -> Self {
+        let message = set.write(message(NEW_SET, libc::NLM_F_CREATE).text(1, table.0));
+        self.push("create set", format!("{} {}", table.0, set.name), message)
+    }
+
+    fn elements(
+        mut self,
+        operation: &'static str,
+        (kind, flags): (u8, i32),
+        (table, set): (Table, &Set),
+        elements: &[Element],
+    ) -> Self {
+        for some in elements.chunks(MOST_ELEMENTS) {
+            let message = set.write_elements(message(kind, flags).text(1, table.0), some);
+            self = self.push(operation, format!("{} {}", table.0, set.name), message);
+        }
+        self
+    }
+
+    /// Adds elements. The same element again is no error; a key that has another value is
+    /// EEXIST or, to older kernels, EBUSY.
+    #[must_use]
+    pub fn add(self, table: Table, set: &Set, elements: &[Element]) -> Self {
+        let kind = (NEW_ELEMENTS, libc::NLM_F_CREATE);
+        self.elements("add elements to", kind, (table, set), elements)
+    }
+
+    /// Removes elements by their keys; ENOENT if one is missing.
+    #[must_use]
+    pub fn remove(self, table: Table, set: &Set, elements: &[Element]) -> Self {
+        let kind = (DELETE_ELEMENTS, 0);
+        self.elements("remove elements from", kind, (table, set), elements)
+    }
+
+    fn end(self) -> Vec<Request> {
+        let end = Message::new(0x11, 0, &[0, 0, 0, SUBSYSTEM]);
+        self.push("end batch for", "nf_tables", end).0
+    }
+}
+
+impl Socket {
+    /// Makes all changes of a batch, or none; the first failure is the answer.
+    pub fn commit(&self, batch: Batch) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.transaction(&batch.end())
+    }
+
+    /// Names of the `inet` tables.
+    pub fn tables(&self) -> Result<Vec<String>> {
+        let request = Request::new("list", "tables", message(GET_TABLE, 0));
+        self.dump(&request, |_, body| Attributes::new(body.get(FIXED..)?).text(1))
+    }
+
+    /// The elements of a set; ENOENT if there is no such set.
+    pub fn elements(&self, table: Table, set: &Set) -> Result<Vec<Element>> {
+        let message = message(GET_ELEMENTS, 0).text(1, table.0).text(2, set.name);
+        let request = Request::new("list elements of", format!("{} {}", table.0, set.name), message);
+        let found = self.dump(&request, |_, body| {
+            Some(set::parse_elements(Attributes::new(body.get(FIXED..)?)))
+        })?;
+        Ok(found.into_iter().flatten().collect())
+    }
+}

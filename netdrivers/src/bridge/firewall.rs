@@ -1,0 +1,340 @@
+//! The table `inet longshore`: chains of constant size, and maps that say what is published.
+//!
+//! A change of a network replaces the whole table in one transaction; a change of ports adds or
+//! removes elements. Nobody can add to the table and be believed: what the records do not say is gone
+//! with the next replacement.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use kernel::netlink::Socket;
+use kernel::netlink::nft::expr::{self, Base, Ct, Meta, REG_1, REG_2, reg32};
+use kernel::netlink::nft::{Batch, Chain, Element, Expr, Field, Fields, Hook, Set, Table, Values, Verdict};
+use kernel::{Error, Result};
+
+use super::options;
+use super::plan::subnets;
+use super::records::{Endpoint, Network, Published};
+
+/// The table.
+pub const TABLE: Table = Table("longshore");
+
+const fn map(name: &'static str, id: u32, key: &'static [Field], values: &'static [Field]) -> Set {
+    Set {
+        name,
+        id,
+        key,
+        values: Values::Fields(values),
+        ranges: false,
+    }
+}
+
+const fn set(name: &'static str, id: u32, key: &'static [Field], ranges: bool) -> Set {
+    Set {
+        name,
+        id,
+        key,
+        values: Values::None,
+        ranges,
+    }
+}
+
+use Field::{Ipv4, Ipv6, LinkName, Port, Protocol};
+
+/// Ports of one host address.
+const PORTS4: Set = map("ports4", 1, &[Protocol, Ipv4, Port], &[Ipv4, Port]);
+/// Ports of every host address.
+const ANY4: Set = map("any4", 2, &[Protocol, Port], &[Ipv4, Port]);
+const PORTS6: Set = map("ports6", 3, &[Protocol, Ipv6, Port], &[Ipv6, Port]);
+const ANY6: Set = map("any6", 4, &[Protocol, Port], &[Ipv6, Port]);
+/// Every bridge.
+const BRIDGES: Set = set("bridges", 5, &[LinkName], false);
+/// Bridges without a way out or in.
+const INTERNAL: Set = set("internal", 6, &[LinkName], false);
+/// Bridges whose endpoints reach each other: twice the same name.
+const ICC: Set = set("icc", 7, &[LinkName, LinkName], false);
+/// Subnets of all networks.
+const NETS4: Set = set("nets4", 8, &[Ipv4], true);
+const NETS6: Set = set("nets6", 9, &[Ipv6], true);
+/// Subnets that leave with the host's address.
+const MASQ4: Set = set("masq4", 10, &[Ipv4], true);
+const MASQ6: Set = set("masq6", 11, &[Ipv6], true);
+
+const SETS: [Set; 11] = [
+    PORTS4, ANY4, PORTS6, ANY6, BRIDGES, INTERNAL, ICC, NETS4, NETS6, MASQ4, MASQ6,
+];
+
+const PUBLISH: Chain = Chain {
+    name: "publish",
+    base: None,
+};
+const PREROUTING: Chain = Chain {
+    name: "prerouting",
+    base: Some(("nat", Hook::Prerouting, -100)),
+};
+const OUTPUT: Chain = Chain {
+    name: "output",
+    base: Some(("nat", Hook::Output, -100)),
+};
+const FORWARD: Chain = Chain {
+    name: "forward",
+    base: Some(("filter", Hook::Forward, 0)),
+};
+const POSTROUTING: Chain = Chain {
+    name: "postrouting",
+    base: Some(("nat", Hook::Postrouting, 100)),
+};
+
+const V4: u8 = 2;
+const V6: u8 = 10;
+
+fn family(number: u8) -> [Expr; 2] {
+    [Expr::Meta(Meta::Family, REG_1), Expr::Equal(REG_1, vec![number])]
+}
+
+fn translated() -> [Expr; 3] {
+    [
+        Expr::Ct(Ct::Status, REG_1),
+        Expr::Mask(REG_1, expr::DESTINATION_CHANGED.to_ne_bytes()),
+        Expr::Differ(REG_1, vec![0; 4]),
+    ]
+}
+
+fn verdict(verdict: Verdict) -> Expr {
+    Expr::Verdict(verdict)
+}
+
+/// `dnat to proto . [daddr .] dport map`, for one family.
+fn publish_rule(number: u8, map: Set) -> Vec<Expr> {
+    let length = if number == V4 { 4 } else { 16 };
+    let offset = if number == V4 { 16 } else { 24 };
+    let mut rule = family(number).to_vec();
+    rule.push(Expr::Meta(Meta::Protocol, REG_1));
+    let mut next = reg32(1);
+    if map.key.len() == 3 {
+        rule.push(Expr::Payload(Base::Network, offset, length, next));
+        next += length / 4;
+    }
+    rule.push(Expr::Payload(Base::Transport, 2, 2, next));
+    rule.push(Expr::Find(REG_1, map, REG_1));
+    rule.push(Expr::Dnat(number.into(), REG_1, reg32(length / 4)));
+    rule
+}
+
+/// Goes to the published ports if the destination is this host.
+fn local_rule() -> Vec<Expr> {
+    vec![
+        Expr::DestinationType(REG_1),
+        Expr::Equal(REG_1, 2u32.to_ne_bytes().to_vec()),
+        verdict(Verdict::Jump(PUBLISH.name.to_owned())),
+    ]
+}
+
+/// The same for packets of this host, except to loopback addresses: see the limits in [`super`].
+fn output_rules() -> [Vec<Expr>; 2] {
+    let mut v4 = family(V4).to_vec();
+    v4.push(Expr::Payload(Base::Network, 16, 4, REG_1));
+    v4.push(Expr::Mask(REG_1, [255, 0, 0, 0]));
+    v4.push(Expr::Differ(REG_1, vec![127, 0, 0, 0]));
+    let mut v6 = family(V6).to_vec();
+    v6.push(Expr::Payload(Base::Network, 24, 16, REG_1));
+    v6.push(Expr::Differ(
+        REG_1,
+        std::net::Ipv6Addr::LOCALHOST.octets().to_vec(),
+    ));
+    [v4, v6].map(|mut rule| {
+        rule.extend(local_rule());
+        rule
+    })
+}
+
+/// What may be forwarded: answers; neighbours of one network; published ports; the rest never into a
+/// bridge of ours, neither from outside nor from another network.
+fn forward_rules() -> Vec<Vec<Expr>> {
+    let answers = (expr::ESTABLISHED | expr::RELATED).to_ne_bytes();
+    let mut published = translated().to_vec();
+    published.push(verdict(Verdict::Accept));
+    vec![
+        vec![
+            Expr::Ct(Ct::State, REG_1),
+            Expr::Mask(REG_1, answers),
+            Expr::Differ(REG_1, vec![0; 4]),
+            verdict(Verdict::Accept),
+        ],
+        vec![
+            Expr::Meta(Meta::InName, REG_1),
+            Expr::Meta(Meta::OutName, REG_2),
+            Expr::In(REG_1, ICC),
+            verdict(Verdict::Accept),
+        ],
+        vec![
+            Expr::Meta(Meta::InName, REG_1),
+            Expr::In(REG_1, INTERNAL),
+            verdict(Verdict::Drop),
+        ],
+        vec![
+            Expr::Meta(Meta::OutName, REG_1),
+            Expr::In(REG_1, INTERNAL),
+            verdict(Verdict::Drop),
+        ],
+        published,
+        vec![
+            Expr::Meta(Meta::OutName, REG_1),
+            Expr::In(REG_1, BRIDGES),
+            verdict(Verdict::Drop),
+        ],
+    ]
+}
+
+/// What leaves by another link takes the host's address; so does what a container sends to a
+/// published port of a container, so that the answer comes back this way.
+fn postrouting_rules() -> Vec<Vec<Expr>> {
+    let mut rules = Vec::new();
+    for (number, nets, masq) in [(V4, NETS4, MASQ4), (V6, NETS6, MASQ6)] {
+        let (offset, length) = if number == V4 { (12, 4) } else { (8, 16) };
+        let from = |set| {
+            let mut rule = family(number).to_vec();
+            rule.push(Expr::Payload(Base::Network, offset, length, REG_1));
+            rule.push(Expr::In(REG_1, set));
+            rule.push(Expr::Meta(Meta::OutName, REG_1));
+            rule
+        };
+        let mut out = from(masq);
+        out.extend([Expr::NotIn(REG_1, BRIDGES), Expr::Masquerade]);
+        let mut hairpin = from(nets);
+        hairpin.push(Expr::In(REG_1, BRIDGES));
+        hairpin.extend(translated());
+        hairpin.push(Expr::Masquerade);
+        rules.extend([out, hairpin]);
+    }
+    rules
+}
+
+fn skeleton() -> Batch {
+    let mut batch = Batch::new().table(TABLE).delete_table(TABLE).table(TABLE);
+    for set in &SETS {
+        batch = batch.set(TABLE, set);
+    }
+    for chain in [PUBLISH, PREROUTING, OUTPUT, FORWARD, POSTROUTING] {
+        batch = batch.chain(TABLE, chain);
+    }
+    for (number, map) in [(V4, PORTS4), (V4, ANY4), (V6, PORTS6), (V6, ANY6)] {
+        batch = batch.rule(TABLE, PUBLISH, &publish_rule(number, map));
+    }
+    batch = batch.rule(TABLE, PREROUTING, &local_rule());
+    for (chain, rules) in [
+        (OUTPUT, output_rules().to_vec()),
+        (FORWARD, forward_rules()),
+        (POSTROUTING, postrouting_rules()),
+    ] {
+        for rule in rules {
+            batch = batch.rule(TABLE, chain, &rule);
+        }
+    }
+    batch
+}
+
+fn network_elements(network: &Network) -> Vec<(Set, Element)> {
+    let bridge = || Element::key(Fields::new().link(&network.bridge));
+    let options = options::parse(&network.spec.options).unwrap_or_default();
+    let mut elements = vec![(BRIDGES, bridge())];
+    if network.spec.internal {
+        elements.push((INTERNAL, bridge()));
+    }
+    if options.icc {
+        let twice = Fields::new().link(&network.bridge).link(&network.bridge);
+        elements.push((ICC, Element::key(twice)));
+    }
+    for subnet in subnets(&network.spec).unwrap_or_default() {
+        let net = subnet.pool;
+        if net.prefix_len() == 0 {
+            continue;
+        }
+        let is_v4 = matches!(net, IpNet::V4(_));
+        elements.push((if is_v4 { NETS4 } else { NETS6 }, Element::subnet(net)));
+        if options.masquerade && !network.spec.internal {
+            elements.push((if is_v4 { MASQ4 } else { MASQ6 }, Element::subnet(net)));
+        }
+    }
+    elements
+}
+
+/// The element of a published port, and its map.
+fn port_element(published: &Published, comment: &str) -> (Set, Element) {
+    let key = Fields::new().protocol(published.protocol.number());
+    let (map, key) = match (published.host, published.host.is_unspecified()) {
+        (IpAddr::V4(_), true) => (ANY4, key),
+        (IpAddr::V6(_), true) => (ANY6, key),
+        (host @ IpAddr::V4(_), false) => (PORTS4, key.address(host)),
+        (host @ IpAddr::V6(_), false) => (PORTS6, key.address(host)),
+    };
+    let value = Fields::new().address(published.to).port(published.to_port);
+    let element = Element::pair(key.port(published.host_port), value);
+    (
+        map,
+        Element {
+            comment: comment.to_owned(),
+            ..element
+        },
+    )
+}
+
+fn port_elements(endpoint: &Endpoint) -> impl Iterator<Item = (Set, Element)> {
+    let comment = endpoint.at.endpoint.as_str();
+    // Loopback addresses are relayed instead.
+    let routed = endpoint
+        .published
+        .iter()
+        .filter(|published| !published.host.is_loopback());
+    routed.map(move |published| port_element(published, comment))
+}
+
+/// Elements of one set after the other, so that each set takes few messages.
+fn by_set(elements: Vec<(Set, Element)>) -> Vec<(Set, Vec<Element>)> {
+    let mut sorted: Vec<(Set, Vec<Element>)> = Vec::new();
+    for (set, element) in elements {
+        match sorted.iter_mut().find(|(other, _)| other.id == set.id) {
+            Some((_, list)) => list.push(element),
+            None => sorted.push((set, vec![element])),
+        }
+    }
+    sorted
+}
+
+/// The whole table as the records want it: replaces what is there, or removes it without networks.
+pub fn replace<'a>(networks: &[Network], endpoints: impl Iterator<Item = &'a Endpoint>) -> Batch {
+    if networks.is_empty() {
+        // Made first, since removing a table that is not there would fail.
+        return Batch::new().table(TABLE).delete_table(TABLE);
+    }
+    let mut elements: Vec<_> = networks.iter().flat_map(network_elements).collect();
+    elements.extend(endpoints.flat_map(port_elements));
+    by_set(elements)
+        .iter()
+        .fold(skeleton(), |batch, (set, elements)| {
+            batch.add(TABLE, set, elements)
+        })
+}
+
+/// Publishes an endpoint's ports. A table that somebody removed is ENOENT.
+pub fn publish(socket: &Socket, endpoint: &Endpoint) -> Result<()> {
+    let all = by_set(port_elements(endpoint).collect());
+    let batch = all
+        .iter()
+        .fold(Batch::new(), |batch, (set, some)| batch.add(TABLE, set, some));
+    socket.commit(batch)
+}
+
+/// Takes back an endpoint's ports; ENOENT if one of them is not there.
+pub fn withdraw(socket: &Socket, endpoint: &Endpoint) -> Result<()> {
+    let all = by_set(port_elements(endpoint).collect());
+    let batch = all
+        .iter()
+        .fold(Batch::new(), |batch, (set, some)| batch.remove(TABLE, set, some));
+    socket.commit(batch)
+}
+
+/// Whether two endpoints want one port of one address.
+pub fn is_taken(error: &Error) -> bool {
+    error.is_exists() || error.is_busy()
+}

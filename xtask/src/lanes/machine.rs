@@ -1,0 +1,121 @@
+//! What lanes need from the machine, and how the missing part gets there.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::run;
+
+/// Something a lane needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Root, for namespaces and mounts.
+    Root,
+    /// A program, and the Debian package that brings it.
+    Program(&'static str, &'static str),
+    /// The test runner, which comes by cargo.
+    Nextest,
+}
+
+impl Need {
+    /// The need as the table prints it.
+    pub(crate) fn spoken(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Program(program, _) => program,
+            Self::Nextest => "cargo-nextest",
+        }
+    }
+
+    fn met(self) -> bool {
+        match self {
+            Self::Root => run::is_root(),
+            Self::Program(program, _) => run::which(program).is_some(),
+            Self::Nextest => run::which("cargo-nextest").is_some() || in_cargo_home("cargo-nextest"),
+        }
+    }
+}
+
+fn in_cargo_home(program: &str) -> bool {
+    // Cargo tells its children where it lives.
+    std::env::var_os("CARGO_HOME").is_some_and(|home| Path::new(&home).join("bin").join(program).is_file())
+}
+
+/// Brings what is missing of `needs` where we can, and answers what is still missing.
+pub(crate) fn provide(needs: &[Need]) -> Result<Vec<Need>> {
+    let missing: Vec<Need> = needs.iter().copied().filter(|need| !need.met()).collect();
+    if missing.contains(&Need::Nextest) {
+        run::must(run::cargo().args(["install", "cargo-nextest", "--locked"]))?;
+    }
+    let packages = packages(&missing);
+    if !packages.is_empty() && run::is_root() && run::which("apt-get").is_some() {
+        install(&packages)?;
+    }
+    Ok(missing.into_iter().filter(|need| !need.met()).collect())
+}
+
+fn packages(missing: &[Need]) -> Vec<&'static str> {
+    let mut packages: Vec<&str> = missing
+        .iter()
+        .filter_map(|need| match need {
+            Need::Program(_, package) => Some(*package),
+            Need::Root | Need::Nextest => None,
+        })
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    println!("installing {}", packages.join(" "));
+    // A package that starts a daemon at once would meet the tests' own one.
+    let policy = Path::new("/usr/sbin/policy-rc.d");
+    let ours = !policy.exists();
+    if ours {
+        write_executable(policy, "#!/bin/sh\nexit 101\n")?;
+    }
+    let outcome = apt(&["update"])
+        .and_then(|()| apt(&[&["install", "-y", "--no-install-recommends"], packages].concat()));
+    if ours {
+        std::fs::remove_file(policy).with_context(|| format!("remove {}", policy.display()))?;
+    }
+    outcome
+}
+
+fn apt(words: &[&str]) -> Result<()> {
+    run::must(
+        run::program("apt-get")
+            .arg("-qq")
+            .args(words)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}
+
+fn write_executable(path: &Path, text: &str) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("make {} executable", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_named_once() {
+        let missing = [
+            Need::Program("ip", "iproute2"),
+            Need::Root,
+            Need::Program("ss", "iproute2"),
+        ];
+        assert_eq!(packages(&missing), ["iproute2"]);
+    }
+
+    #[test]
+    fn a_program_that_nobody_has_is_missing() {
+        assert!(!Need::Program("longshore-no-such-program", "none").met());
+        assert!(Need::Program("sh", "dash").met());
+    }
+}
