@@ -1,5 +1,7 @@
 //! Every case of the suites fails for a driver that breaks its rule, and only then.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests as well")]
+
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -160,7 +160,13 @@ impl Archive {
         Self(tar::Builder::new(Vec::new()))
     }
 
-    fn entry(mut self, kind: tar::EntryType, mode: u32, path: &str, content: &[u8], target: &str) -> Self {
+    fn entry(
+        mut self,
+        (kind, mode): (tar::EntryType, u32),
+        path: &str,
+        content: &[u8],
+        target: &str,
+    ) -> Self {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
@@ -180,11 +186,11 @@ impl Archive {
     }
 
     fn file(self, path: &str, content: &[u8]) -> Self {
-        self.entry(tar::EntryType::Regular, 0o644, path, content, "")
+        self.entry((tar::EntryType::Regular, 0o644), path, content, "")
     }
 
     fn dir(self, path: &str) -> Self {
-        self.entry(tar::EntryType::Directory, 0o755, path, b"", "")
+        self.entry((tar::EntryType::Directory, 0o755), path, b"", "")
     }
 
     fn bytes(self) -> Vec<u8> {
@@ -572,15 +578,15 @@ fn an_archive_is_unpacked_as_it_is(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     let archive = Archive::new()
         .dir("usr/")
-        .entry(Directory, 0o1777, "tmp/", b"", "");
+        .entry((Directory, 0o1777), "tmp/", b"", "");
     let archive = archive
-        .entry(Regular, 0o4755, "usr/su", b"#!", "")
+        .entry((Regular, 0o4755), "usr/su", b"#!", "")
         .file("usr/text", b"text");
-    let archive = archive.entry(Symlink, 0o777, "usr/soft", b"", "/etc/nowhere");
+    let archive = archive.entry((Symlink, 0o777), "usr/soft", b"", "/etc/nowhere");
     let id = image_of(
         ctx,
         None,
-        &archive.entry(Link, 0o644, "usr/hard", b"", "usr/text").bytes(),
+        &archive.entry((Link, 0o644), "usr/hard", b"", "usr/text").bytes(),
     )?;
     let text = Node::File {
         mode: 0o644,
@@ -636,7 +642,7 @@ fn an_archive_cannot_leave_the_layer(ctx: &Ctx<'_>) -> Verdict {
     let outside = std::env::temp_dir().join(super::fresh_name());
     fs::create_dir(&outside)?;
     let target = outside.to_string_lossy().into_owned();
-    let through_link = Archive::new().entry(tar::EntryType::Symlink, 0o777, "out", b"", &target);
+    let through_link = Archive::new().entry((tar::EntryType::Symlink, 0o777), "out", b"", &target);
     let climbing = format!("../../../../../../../../../../..{target}/climbed");
     let archives = [
         through_link.file("out/linked", b"x").bytes(),
@@ -768,7 +774,10 @@ fn an_untouched_layer_has_no_changes(ctx: &Ctx<'_>) -> Verdict {
     init(ctx)?;
     let below = image_of(ctx, None, &base())?;
     let id = container(ctx, &below)?;
-    within(ctx, &id, |dir| Ok(drop(fs::read(dir.join("etc/passwd"))?)))?;
+    within(ctx, &id, |dir| {
+        fs::read(dir.join("etc/passwd"))?;
+        Ok(())
+    })?;
     let changes = ctx.driver().changes(&id, Some(&below))?;
     ensure!(changes.is_empty(), "nothing was changed, but {changes:?}");
     let archive = diff(ctx, &id, Some(&below))?;

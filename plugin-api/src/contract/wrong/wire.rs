@@ -213,7 +213,7 @@ impl Server {
         let tired = activations >= 10 && message.body == b"{}";
         match self.defect {
             WireDefect::ActivateIsEmpty if verb == "/Plugin.Activate" => {
-                answer.value = json!({"Implements": []})
+                answer.value = json!({"Implements": []});
             }
             WireDefect::ActivateTiresOut if tired => answer.value = json!({"Implements": []}),
             WireDefect::UnknownVerbIs500 if answer.status == 404 => answer.status = 500,
