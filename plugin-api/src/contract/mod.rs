@@ -41,6 +41,7 @@ pub mod graph;
 mod http;
 pub mod ipam;
 pub mod network;
+mod trees;
 pub mod twin;
 pub mod volume;
 pub mod wire;

@@ -397,7 +397,7 @@ fn join_tells_the_gateway(ctx: &Ctx<'_>) -> Verdict {
         ensure!(
             Some(IpAddr::V4(told)) == granted,
             "told {told}, but IPAM granted {granted:?}"
-        )
+        );
     } else {
         // A driver that reaches all hosts may leave the way out to docker_gwbridge on purpose.
         let on_purpose = ctx.driver().capabilities().connectivity == Scope::Global;
