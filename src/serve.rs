@@ -15,20 +15,24 @@ const GRACE: Duration = Duration::from_secs(60);
 /// Serves until SIGTERM or SIGINT, then drains.
 pub(crate) fn serve(config: &Config) -> anyhow::Result<()> {
     let begun = std::time::Instant::now();
-    let sockets = assemble(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(256)
         .enable_all()
         .build()
         .context("start the runtime")?;
+    // First of all: a signal that comes while a driver repairs its state is heard, and heeded after it.
+    let (mut terminate, mut interrupt) = {
+        let _inside = runtime.enter();
+        let listen = |kind| signal(kind).context("listen for signals");
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?)
+    };
+    let sockets = assemble(config)?;
     let names: Vec<_> = sockets
         .iter()
         .map(|(bound, _)| bound.path().display().to_string())
         .collect();
     let served = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         tracing::info!(
             sockets = names.join(" "),
             ms = begun.elapsed().as_millis(),

@@ -55,11 +55,18 @@ pub fn reserve(transport: Transport, at: SocketAddr) -> Result<Reserved> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Socket;
+    use crate::netlink::link::{self, At};
     use crate::netns::run_in_new;
 
     #[test]
     fn a_reserved_port_is_nobody_elses_until_it_is_dropped() {
         run_in_new(|| {
+            // Without any address of its own a namespace takes every address for a local one.
+            Socket::route()
+                .unwrap()
+                .one(link::set_up(At::Name("lo")))
+                .unwrap();
             let any = "0.0.0.0:0".parse().unwrap();
             for transport in [Transport::Tcp, Transport::Udp] {
                 let mine = reserve(transport, any).unwrap();

@@ -439,7 +439,7 @@ fn refusals_say_what_was_tried_on_what_and_why() {
         .concat(),
     );
     says(&refused(&["volume", "rm", "hold"]), &["hold", "in use"]);
-    says(&ship.removal_refused("hold"), &["hold", "in use"]);
+    says(&ship.removal_refused("hold"), &["remove volume hold", "held by"]);
     ship.ok(&["rm", "-f", "keeper"]);
     ship.ok(&["volume", "rm", "hold"]);
 

@@ -205,8 +205,10 @@ impl World {
     fn remove_cgroups(&self) {
         let controllers = fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
         for controller in controllers.flatten() {
-            // Podman's monitor chooses its own group. Only an empty group can be removed at all.
-            for top in [&self.name, "libpod_parent"].map(|name| controller.path().join(name)) {
+            // Two engines choose groups of their own. Only an empty group can be removed at all.
+            for top in
+                [&self.name, "libpod_parent", "longshore-engine"].map(|name| controller.path().join(name))
+            {
                 let groups = fs::read_dir(&top).into_iter().flatten().flatten();
                 for group in groups.filter(|group| group.path().is_dir()) {
                     let _ = fs::remove_dir(group.path());

@@ -178,6 +178,15 @@ impl<D: GraphDriver> Door<D> {
         Ok(mounts.at(&self.mountpoint(id)).is_some())
     }
 
+    /// The folder of a mount that is gone; none is no error.
+    fn remove_mountpoint(&self, id: &LayerId) -> Result<(), Fault> {
+        let path = self.mountpoint(id);
+        if path.symlink_metadata().is_ok() {
+            fsutil::remove_tree(&path).map_err(kernel_fault)?;
+        }
+        Ok(())
+    }
+
     /// No hold is left: the mount, the folder, the record.
     fn hide(&self, id: &LayerId, hold: Hold) -> Result<(), Fault> {
         if hold.mounted {
@@ -187,7 +196,7 @@ impl<D: GraphDriver> Door<D> {
             if let Err(error) = fsutil::remove_tree(&path) {
                 tracing::warn!(
                     error = plugin_api::fault::chain(&error),
-                    "mountpoint is left to sweep"
+                    "the mountpoint goes with its layer"
                 );
             }
         }
@@ -293,14 +302,15 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
             )));
         }
         match self.holds.get(id) {
-            Some(Hold { count: 1.., .. }) => Err(Fault::in_use(format!("remove layer {id}: it is held"))),
-            // Left by an engine that is gone.
-            Some(hold) => {
-                self.hide(id, hold)?;
-                self.driver.remove(id)
+            Some(Hold { count: 1.., .. }) => {
+                return Err(Fault::in_use(format!("remove layer {id}: it is held")));
             }
-            None => self.driver.remove(id),
+            // Left by an engine that is gone.
+            Some(hold) => self.hide(id, hold)?,
+            None => {}
         }
+        self.remove_mountpoint(id)?;
+        self.driver.remove(id)
     }
 
     fn metadata(&self, id: &LayerId) -> Result<BTreeMap<String, String>, Fault> {

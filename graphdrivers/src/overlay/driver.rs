@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kernel::fsutil::{self, Folder};
+use kernel::fsutil::{self, Folder, Trash};
 use kernel::record::Records;
 use plugin_api::graph::{
     Change, GraphDriver, LayerInfo, LayerKind, LayerSpec, MountSpec, NativeDiff, Probe, Usage,
@@ -14,8 +14,8 @@ use plugin_api::id::LayerId;
 use plugin_api::{Done, Fault, Undo};
 
 use super::plan::{self, Layers};
+use super::probe;
 use super::store::{self, Counter, Layer, State};
-use super::{probe, trash::Trash};
 use crate::archive::{apply, diff};
 use crate::kernel_fault;
 use crate::keyed::Keyed;
@@ -43,7 +43,7 @@ struct Index {
 impl Driver {
     /// Opens the layers of a state folder that the caller has locked, and repairs what a death left.
     pub fn open(state: &Path, records: Arc<Records>) -> Result<Self, Fault> {
-        for name in ["layers", "staging", "trash"] {
+        for name in ["layers", "staging"] {
             fsutil::make_dir(&state.join(name), 0o700).map_err(kernel_fault)?;
         }
         let index = Index {
@@ -55,7 +55,7 @@ impl Driver {
             records,
             index: Mutex::new(index),
             locks: Keyed::default(),
-            trash: Trash::open(&state.join("trash"))?,
+            trash: Trash::open(&state.join("trash")).map_err(kernel_fault)?,
         };
         driver.sweep()?;
         driver.empty_halves()?;
@@ -153,16 +153,24 @@ impl Driver {
         folder.chmod_self(mode).map_err(kernel_fault)
     }
 
+    /// A place that nobody had before: what is left there after a failure may be removed at leisure.
+    fn staging(&self, layer: &Layer) -> PathBuf {
+        let name = format!("{}.{}", layer.short, self.trash.number());
+        self.state.join("staging").join(name)
+    }
+
     /// An empty tree for a layer, not in its place yet.
     fn stage(&self, layer: &Layer) -> Result<PathBuf, Fault> {
-        let path = self.state.join("staging").join(&layer.short);
-        fsutil::remove_tree(&path).map_err(kernel_fault)?;
-        self.make_root(&path, layer.parent.as_ref())?;
-        Ok(path)
+        let path = self.staging(layer);
+        let made = self.make_root(&path, layer.parent.as_ref());
+        if made.is_err() {
+            self.trash.take_at_leisure(&path);
+        }
+        made.map(|()| path)
     }
 
     fn build(&self, layer: &Layer) -> Result<(), Fault> {
-        let staging = self.state.join("staging").join(&layer.short);
+        let staging = self.staging(layer);
         let home = plan::home(&self.state, &layer.short);
         let mut undo = Undo::new();
         let steps = || -> Result<(), Fault> {
@@ -202,12 +210,7 @@ impl Driver {
         };
         let result = run();
         // What was there before, or what came in by half.
-        if let Err(error) = self.trash.take(&staging) {
-            tracing::warn!(
-                error = plugin_api::fault::chain(&error),
-                "left to the next opening"
-            );
-        }
+        self.trash.take_at_leisure(&staging);
         result
     }
 }
@@ -286,14 +289,8 @@ impl GraphDriver for Driver {
         };
         store::forget(&self.records, id)?;
         self.index().layers.remove(id);
-        // It is forgotten: should this fail, the next opening sweeps it.
-        if let Err(error) = self.trash.take(&plan::home(&self.state, &layer.short)) {
-            tracing::warn!(
-                error = plugin_api::fault::chain(&error),
-                layer = id.as_str(),
-                "left to sweep"
-            );
-        }
+        // It is forgotten, and its place is never used again.
+        self.trash.take_at_leisure(&plan::home(&self.state, &layer.short));
         Ok(Done::Changed)
     }
 

@@ -4,7 +4,7 @@
 //! STATE/state.redb            which layer is which, and how far it is
 //! STATE/layers/SHORT/fs       what the layer itself holds
 //! STATE/layers/SHORT/work     the kernel's own, for containers' layers
-//! STATE/staging/SHORT         a layer or an archive on its way in; swept at open
+//! STATE/staging/SHORT.N       a layer or an archive on its way in; swept at open
 //! STATE/trash/N               on its way out; emptied in the background and at open
 //! ```
 //!
@@ -15,6 +15,5 @@ mod driver;
 mod plan;
 mod probe;
 mod store;
-mod trash;
 
 pub use driver::Driver;

@@ -5,6 +5,7 @@
 //! below an open directory, links never followed, magic links never, other mounts only where said.
 
 mod folder;
+mod trash;
 mod tree;
 mod xattr;
 
@@ -16,6 +17,7 @@ use std::path::Path;
 use rustix::fs::{self as sys, FlockOperation, Mode, OFlags, ResolveFlags};
 
 pub use folder::{Entry, Folder, Kind, Meta, Time, device, device_parts};
+pub use trash::Trash;
 pub use tree::{TreeUsage, remove_tree, tree_usage};
 pub use xattr::{get_xattr, list_xattrs, remove_xattr, set_xattr};
 

@@ -153,7 +153,6 @@ impl Driver {
             turns: Turns::default(),
         };
         driver.repair()?;
-        driver.disk.sweep();
         Ok(driver)
     }
 
