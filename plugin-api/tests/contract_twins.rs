@@ -1,5 +1,7 @@
 //! The twins keep every rule, in this process and over a socket.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests as well")]
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,16 +1,23 @@
 //! Every case of the suites fails for a driver that breaks its rule, and only then.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests as well")]
+
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use plugin_api::contract::wire::{self, WireSubject};
+use plugin_api::contract::wrong::wire::WireDefect;
 use plugin_api::contract::wrong::{
-    Graph, GraphDefect, Ipam, IpamDefect, Network, NetworkDefect, Volume, VolumeDefect,
+    self, Graph, GraphDefect, Ipam, IpamDefect, Network, NetworkDefect, Volume, VolumeDefect,
 };
 use plugin_api::contract::{
     Case, GraphSubject, IpamSubject, NetworkSubject, Outcome, Report, VolumeSubject, graph, ipam, network,
-    run, run_case, volume,
+    run, run_case, twin, volume,
 };
+use plugin_api::server::{Plugin, bind, serve};
 
 fn failed(reports: Vec<Report>) -> BTreeSet<&'static str> {
     let failed = reports
@@ -20,15 +27,31 @@ fn failed(reports: Vec<Report>) -> BTreeSet<&'static str> {
 }
 
 /// Each defect fails the cases it names and no others, and together they fail every case.
-fn judge<D: ?Sized, W: Copy + Debug>(
+fn judge<D: ?Sized, W: Copy + Debug + Send + Sync>(
     suite: &[Case<D>],
     defects: &[(W, &[&'static str])],
-    fails: impl Fn(W) -> BTreeSet<&'static str>,
+    fails: impl Fn(W) -> BTreeSet<&'static str> + Sync,
 ) {
     let mut trouble = Vec::new();
     let mut caught = BTreeSet::new();
-    for (defect, named) in defects {
-        let (wanted, found) = (named.iter().copied().collect::<BTreeSet<_>>(), fails(*defect));
+    // Most of the time is spent in pauses and in files: four defects at once.
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut found = Vec::new();
+        while let Some((defect, named)) = defects.get(next.fetch_add(1, Ordering::SeqCst)) {
+            found.push((*defect, *named, fails(*defect)));
+        }
+        found
+    };
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    for (defect, named, found) in found {
+        let wanted: BTreeSet<_> = named.iter().copied().collect();
         if wanted != found {
             let missed: Vec<_> = wanted.difference(&found).collect();
             let extra: Vec<_> = found.difference(&wanted).collect();
@@ -125,5 +148,32 @@ fn every_graph_case_catches_its_defect() {
         let subject = GraphSubject::new(fresh).on_restart(again);
         let cases = graph::SUITE.iter().filter(|case| !slow(case.name));
         failed(cases.map(|case| run_case(case, &subject)).collect())
+    });
+}
+
+#[test]
+fn every_wire_case_catches_its_defect() {
+    let home = tempfile::tempdir().unwrap();
+    let plugin = Plugin {
+        volume: Some(Arc::new(
+            twin::Volume::open(&home.path().join("volumes")).unwrap(),
+        )),
+        network: Some(Arc::new(twin::Network::new())),
+        ipam: Some(Arc::new(twin::Ipam::new())),
+        graph: Some(Arc::new(twin::Graph::open(&home.path().join("layers")).unwrap())),
+    };
+    let right = home.path().join("right.sock");
+    let bound = bind(&right).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.spawn(serve(
+        vec![(bound, plugin)],
+        std::future::pending(),
+        Duration::from_secs(1),
+    ));
+    judge(wire::SUITE, WireDefect::ALL, |defect| {
+        let wrong = home.path().join(format!("{defect:?}.sock"));
+        wrong::wire::serve(defect, &right, &wrong).unwrap();
+        let open = || wire::Socket::open(&wrong).map(Arc::new);
+        failed(run(wire::SUITE, &WireSubject::new(open)))
     });
 }

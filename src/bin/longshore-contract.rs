@@ -1,6 +1,6 @@
 //! Points the contract suites at any plugin of the Docker plugin API, in any language.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -120,7 +120,7 @@ impl Tally {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.socket {
-        Some(socket) if !arguments.list => judge(&arguments, socket.clone()),
+        Some(socket) if !arguments.list => judge(&arguments, socket),
         _ => {
             list(&arguments);
             return ExitCode::SUCCESS;
@@ -162,8 +162,8 @@ fn list_suite<D: ?Sized>(suite: &[Case<D>], part: &str) {
 }
 
 /// Runs the suites asked for, or those of every kind the plugin says it is.
-fn judge(arguments: &Arguments, path: PathBuf) -> anyhow::Result<Tally> {
-    let client = Client::connect(&path).map_err(|fault| anyhow::anyhow!(fault.sentence()))?;
+fn judge(arguments: &Arguments, path: &Path) -> anyhow::Result<Tally> {
+    let client = Client::connect(path).map_err(|fault| anyhow::anyhow!(fault.sentence()))?;
     let implements = client
         .activate()
         .map_err(|fault| anyhow::anyhow!(fault.sentence()))
@@ -214,7 +214,7 @@ fn judge(arguments: &Arguments, path: PathBuf) -> anyhow::Result<Tally> {
         run(volume::SUITE, arguments, subject, &mut tally);
     }
     if wanted(Kind::Wire) {
-        let subject = WireSubject::new(|| Socket::open(&path).map(Arc::new));
+        let subject = WireSubject::new(|| Socket::open(path).map(Arc::new));
         run(wire::SUITE, arguments, subject, &mut tally);
     }
     Ok(tally)

@@ -151,8 +151,9 @@ fn obtain(
 ) -> Result<AddressLease, Fault> {
     let mut request = request(pool, address, purpose);
     if ctx.driver().capabilities().requires_mac && purpose == AddressPurpose::Endpoint {
-        let [a, b, c, d, e, ..] = unique().to_be_bytes();
-        request.mac = Some(crate::id::MacAddr([2, a, b, c, d, e]));
+        let mut mac = [2; 6];
+        mac[1..].copy_from_slice(&unique().to_be_bytes()[..5]);
+        request.mac = Some(crate::id::MacAddr(mac));
     }
     ctx.driver().request_address(&request)
 }

@@ -41,6 +41,7 @@ pub mod graph;
 mod http;
 pub mod ipam;
 pub mod network;
+mod trees;
 pub mod twin;
 pub mod volume;
 pub mod wire;
@@ -442,7 +443,13 @@ pub fn fresh_name() -> String {
 
 /// 64 hexadecimal digits, as Docker makes its ids.
 pub fn fresh_hex() -> String {
-    (0..4).map(|_| format!("{:016x}", unique())).collect()
+    format!(
+        "{:016x}{:016x}{:016x}{:016x}",
+        unique(),
+        unique(),
+        unique(),
+        unique()
+    )
 }
 
 /// Runs `work(0)` to `work(count - 1)` on as many threads that start together.

@@ -362,7 +362,7 @@ fn join_names_a_link_the_kernel_takes(ctx: &Ctx<'_>) -> Verdict {
     let Some(link) = plan.link else {
         return Err(Failure::absent("the driver makes no link"));
     };
-    let plain = |text: &str| {
+    let printable = |text: &str| {
         text.bytes()
             .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
     };
@@ -373,12 +373,12 @@ fn join_names_a_link_the_kernel_takes(ctx: &Ctx<'_>) -> Verdict {
         link.source.len()
     );
     ensure!(
-        plain(&link.source),
+        printable(&link.source),
         "the kernel refuses the link's name {:?}",
         link.source
     );
     ensure!(
-        (1..=12).contains(&link.prefix.len()) && plain(&link.prefix),
+        (1..=12).contains(&link.prefix.len()) && printable(&link.prefix),
         "the prefix {:?} makes no name",
         link.prefix
     );
@@ -393,19 +393,18 @@ fn join_tells_the_gateway(ctx: &Ctx<'_>) -> Verdict {
         .first()
         .and_then(|subnet| subnet.gateway)
         .map(|gateway| gateway.addr());
-    match plan.gateway {
-        Some(told) => ensure!(
+    if let Some(told) = plan.gateway {
+        ensure!(
             Some(IpAddr::V4(told)) == granted,
             "told {told}, but IPAM granted {granted:?}"
-        ),
-        None => {
-            // A driver that reaches all hosts may leave the way out to docker_gwbridge on purpose.
-            let on_purpose = ctx.driver().capabilities().connectivity == Scope::Global;
-            ensure!(
-                plan.disable_gateway_service || on_purpose,
-                "no gateway, nor a word that none is wanted"
-            );
-        }
+        );
+    } else {
+        // A driver that reaches all hosts may leave the way out to docker_gwbridge on purpose.
+        let on_purpose = ctx.driver().capabilities().connectivity == Scope::Global;
+        ensure!(
+            plan.disable_gateway_service || on_purpose,
+            "no gateway, nor a word that none is wanted"
+        );
     }
     Ok(())
 }

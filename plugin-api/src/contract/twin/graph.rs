@@ -185,7 +185,7 @@ fn compare_dir(root: &Path, below: Option<&Path>, path: &str, changes: &mut Vec<
         changes.push(Change {
             path: path.to_owned(),
             kind,
-        })
+        });
     };
     let mut dirs = Vec::new();
     for (name, meta) in entries(root)? {

@@ -13,6 +13,7 @@ mod graph;
 mod ipam;
 mod network;
 mod volume;
+pub mod wire;
 
 /// Writes an enum of defects, each with the cases it must make fail.
 macro_rules! defects {

@@ -295,7 +295,7 @@ impl NetworkDriver for Network {
         if self.is(NetworkDefect::GatewayCheckChanges) {
             let mut memory = twin::locked(&self.memory);
             memory.calls += 1;
-            check.skip_ipv6 = memory.calls % 2 == 0;
+            check.skip_ipv6 = memory.calls.is_multiple_of(2);
         }
         Ok(check)
     }

@@ -291,7 +291,7 @@ impl VolumeDriver for Volume {
         };
         match self.defect {
             VolumeDefect::GetTellsAnotherName => {
-                info.name = VolumeName::new("another").expect("a plain word")
+                info.name = VolumeName::new("another").expect("a plain word");
             }
             VolumeDefect::MountpointIsToldAlways => info.mountpoint = Some(self.home.join(name.as_str())),
             VolumeDefect::CreatedIsNow => info.created = Some(SystemTime::now()),
