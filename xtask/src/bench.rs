@@ -6,12 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::run;
+use crate::{dist, run};
 
 /// Measures `rooms`, or all; writes the rows as JSON lines to `json` too.
 pub(crate) fn bench(rooms: &[String], json: Option<&Path>) -> Result<()> {
-    run::must(run::cargo().args(["build", "--release", "-p", "longshore", "-p", "benches", "--bins"]))?;
-    let release = run::target_dir()?.join("release");
+    let release = dist::build(&["longshore", "benches"])?;
     let mut command = run::program("unshare");
     // The drivers are real: what they make shall be seen by nobody else.
     command.args(["--mount", "--net", "--propagation", "private"]);

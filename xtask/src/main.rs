@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod dist;
 mod lanes;
 mod record;
 mod run;
@@ -46,6 +47,8 @@ enum Chore {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Build what is installed: static binaries, manual pages, completions, units; in target/dist.
+    Dist,
     /// Write down what a real engine says to a plugin.
     Record {
         /// Which engine.
@@ -104,6 +107,7 @@ fn chore(chore: Chore) -> Result<()> {
                 None => demo::demo(&wishes),
             }
         }
+        Chore::Dist => dist::dist(),
         Chore::Bench { rooms, json } => bench::bench(&rooms, json.as_deref()),
         Chore::Soak { iterations, seed } => lanes::soak(iterations, seed),
         Chore::Test { lanes } => lanes::test(&lanes),
