@@ -14,9 +14,9 @@ pub(crate) fn start(filter: &str) -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(colours);
     if journal {
-        logs.without_time().init()
+        logs.without_time().init();
     } else {
-        logs.init()
+        logs.init();
     }
     Ok(())
 }
