@@ -109,7 +109,8 @@ impl Lane {
         Duration::from_secs(match self {
             Self::Lint | Self::Unit | Self::Contract | Self::Netns => 900,
             Self::Crash | Self::Engines => 1800,
-            Self::Vm | Self::SoakShort => 600,
+            Self::SoakShort => 600,
+            Self::Vm => 180,
         })
     }
 
