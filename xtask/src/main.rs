@@ -9,6 +9,7 @@ mod lanes;
 mod record;
 mod run;
 mod tidy;
+mod vm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,11 +74,23 @@ enum Chore {
         #[arg(long = "lane", value_name = "NAME")]
         lanes: Vec<lanes::Lane>,
     },
+    /// Work with guests: Debian's own kernel, emulated by QEMU.
+    Vm {
+        #[command(subcommand)]
+        verb: Vm,
+    },
+}
+
+#[derive(Subcommand)]
+enum Vm {
+    /// Run a program in a guest that sees this machine's files, read only; its exit code is ours.
+    Run(vm::Wishes),
 }
 
 fn main() -> ExitCode {
     match chore(Words::parse().chore) {
-        Ok(()) => ExitCode::SUCCESS,
+        // A code above 255 is none that a program ends with.
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)),
         Err(error) if error.is::<demo::Interrupted>() => {
             eprintln!("xtask: interrupted");
             ExitCode::from(130)
@@ -89,8 +102,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn chore(chore: Chore) -> Result<()> {
-    match chore {
+/// Does it, and answers the exit code.
+fn chore(chore: Chore) -> Result<i32> {
+    let outcome = match chore {
+        Chore::Vm {
+            verb: Vm::Run(wishes),
+        } => return vm::chore(&wishes),
         Chore::Tidy => tidy(),
         Chore::Record { engine, inside: true } => record::inside(engine),
         Chore::Record {
@@ -111,7 +128,8 @@ fn chore(chore: Chore) -> Result<()> {
         Chore::Bench { rooms, json } => bench::bench(&rooms, json.as_deref()),
         Chore::Soak { iterations, seed } => lanes::soak(iterations, seed),
         Chore::Test { lanes } => lanes::test(&lanes),
-    }
+    };
+    outcome.map(|()| 0)
 }
 
 fn tidy() -> Result<()> {

@@ -6,7 +6,7 @@
 
 mod host;
 mod image;
-mod signal;
+pub(crate) mod signal;
 mod story;
 mod traces;
 

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Whether somebody asked us to stop.
 #[derive(Clone, Default)]
-pub(super) struct Interrupt(Arc<AtomicBool>);
+pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 /// What a step answers after Ctrl-C.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl std::error::Error for Interrupted {}
 
 impl Interrupt {
     /// Listens for SIGINT and SIGTERM from now on, which no longer end the process.
-    pub(super) fn listen() -> Result<Self> {
+    pub(crate) fn listen() -> Result<Self> {
         let asked = Self::default();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -50,12 +50,12 @@ impl Interrupt {
         Ok(asked)
     }
 
-    pub(super) fn asked(&self) -> bool {
+    pub(crate) fn asked(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 
     /// An error once somebody asked us to stop.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.asked() {
             Err(Interrupted.into())
         } else {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::run;
+use crate::{run, vm};
 
 /// Something a lane needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(crate) enum Need {
     Program(&'static str, &'static str),
     /// The test runner, which comes by cargo.
     Nextest,
+    /// Debian's own kernel for guests, which is unpacked and not installed.
+    Kernel,
 }
 
 impl Need {
@@ -24,6 +26,7 @@ impl Need {
             Self::Root => "root",
             Self::Program(program, _) => program,
             Self::Nextest => "cargo-nextest",
+            Self::Kernel => "a kernel for guests",
         }
     }
 
@@ -32,6 +35,7 @@ impl Need {
             Self::Root => run::is_root(),
             Self::Program(program, _) => run::which(program).is_some(),
             Self::Nextest => run::which("cargo-nextest").is_some() || in_cargo_home("cargo-nextest"),
+            Self::Kernel => vm::have_kernel(),
         }
     }
 }
@@ -43,7 +47,9 @@ fn in_cargo_home(program: &str) -> bool {
 
 /// Brings what is missing of `needs` where we can, and answers what is still missing.
 pub(crate) fn provide(needs: &[Need]) -> Result<Vec<Need>> {
-    let missing: Vec<Need> = needs.iter().copied().filter(|need| !need.met()).collect();
+    // A kernel can be fetched only when the programs for that are there, so it is looked for at the end.
+    let (kernel, needs): (Vec<Need>, Vec<Need>) = needs.iter().partition(|need| **need == Need::Kernel);
+    let missing: Vec<Need> = needs.into_iter().filter(|need| !need.met()).collect();
     if missing.contains(&Need::Nextest) {
         run::must(run::cargo().args(["install", "cargo-nextest", "--locked"]))?;
     }
@@ -51,7 +57,8 @@ pub(crate) fn provide(needs: &[Need]) -> Result<Vec<Need>> {
     if !packages.is_empty() && run::is_root() && run::which("apt-get").is_some() {
         install(&packages)?;
     }
-    Ok(missing.into_iter().filter(|need| !need.met()).collect())
+    let missing = missing.into_iter().chain(kernel);
+    Ok(missing.filter(|need| !need.met()).collect())
 }
 
 fn packages(missing: &[Need]) -> Vec<&'static str> {
@@ -59,7 +66,7 @@ fn packages(missing: &[Need]) -> Vec<&'static str> {
         .iter()
         .filter_map(|need| match need {
             Need::Program(_, package) => Some(*package),
-            Need::Root | Need::Nextest => None,
+            Need::Root | Need::Nextest | Need::Kernel => None,
         })
         .collect();
     packages.sort_unstable();
@@ -75,8 +82,18 @@ fn install(packages: &[&str]) -> Result<()> {
     if ours {
         write_executable(policy, "#!/bin/sh\nexit 101\n")?;
     }
-    let outcome = apt(&["update"])
-        .and_then(|()| apt(&[&["install", "-y", "--no-install-recommends"], packages].concat()));
+    let outcome = apt(&["update"]).map(|()| {
+        let words = ["install", "-y", "--no-install-recommends"];
+        if apt(&[&words, packages].concat()).is_ok() {
+            return;
+        }
+        // One that cannot be had must not keep away the others; it stays missing, which its lane tells.
+        for package in packages {
+            if let Err(error) = apt(&[&words[..], &[package]].concat()) {
+                eprintln!("{package} could not be installed: {error:#}");
+            }
+        }
+    });
     if ours {
         std::fs::remove_file(policy).with_context(|| format!("remove {}", policy.display()))?;
     }

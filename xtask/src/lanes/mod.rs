@@ -5,6 +5,7 @@
 
 mod machine;
 mod skips;
+mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -24,6 +25,7 @@ const FEATURES: &[&str] = &["--workspace", "--features", "longshore/fault"];
 const CONTRACT: &str = "binary(/^contract/)";
 const CRASH: &str = "binary(=crash)";
 const ENGINES: &str = "package(longshore) & binary(=suite)";
+const VM: &str = "package(longshore) & binary(=vm)";
 /// What is tested in namespaces of its own: the drivers from outside, and the cellar's system calls.
 const NETNS: &str = "((package(/drivers$/) & kind(test)) + (package(kernel) & test(/^(mount|netns|netlink)::/))) \
                      - binary(/^contract/) - binary(=crash)";
@@ -43,18 +45,21 @@ pub(crate) enum Lane {
     Crash,
     /// Real dockerd and Podman, and the reference engine.
     Engines,
+    /// What this machine's kernel may lack, on Debian's own in a guest.
+    Vm,
     /// The long runs, shortened.
     SoakShort,
 }
 
 impl Lane {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Lint,
         Self::Unit,
         Self::Contract,
         Self::Netns,
         Self::Crash,
         Self::Engines,
+        Self::Vm,
         Self::SoakShort,
     ];
 
@@ -66,6 +71,7 @@ impl Lane {
             Self::Netns => "netns",
             Self::Crash => "crash",
             Self::Engines => "engines",
+            Self::Vm => "vm",
             Self::SoakShort => "soak-short",
         }
     }
@@ -92,6 +98,7 @@ impl Lane {
         match self {
             Self::Lint => vec![Need::Program("git", "git")],
             Self::SoakShort => vec![Need::Nextest],
+            Self::Vm => [&[Need::Nextest][..], crate::vm::NEEDS].concat(),
             Self::Unit | Self::Contract | Self::Netns => [&[Need::Nextest][..], &namespaces].concat(),
             Self::Crash | Self::Engines => [&[Need::Nextest][..], &namespaces, &engines].concat(),
         }
@@ -103,6 +110,7 @@ impl Lane {
             Self::Lint | Self::Unit | Self::Contract | Self::Netns => 900,
             Self::Crash | Self::Engines => 1800,
             Self::SoakShort => 600,
+            Self::Vm => 180,
         })
     }
 
@@ -110,11 +118,12 @@ impl Lane {
     fn filter(self) -> Option<String> {
         Some(match self {
             Self::Lint => return None,
-            Self::Unit => format!("not (({CONTRACT}) + ({CRASH}) + ({ENGINES}) + ({NETNS}))"),
+            Self::Unit => format!("not (({CONTRACT}) + ({CRASH}) + ({ENGINES}) + ({VM}) + ({NETNS}))"),
             Self::Contract => CONTRACT.to_owned(),
             Self::Netns => NETNS.to_owned(),
             Self::Crash => CRASH.to_owned(),
             Self::Engines => ENGINES.to_owned(),
+            Self::Vm => VM.to_owned(),
             Self::SoakShort => "binary(=fuzz_wire)".to_owned(),
         })
     }
@@ -234,6 +243,7 @@ fn one(lane: Lane, missing: &[Need], skips: &mut Skips) -> Result<Row> {
 fn outcome_of(lane: Lane, skips: &Path) -> Result<Outcome> {
     match lane.filter() {
         None => lint(lane.limit())?,
+        Some(filter) if lane == Lane::Vm => vm::run(&filter, lane.limit())?,
         Some(filter) => {
             let mut command = bounded(&nextest_program()?, lane.limit());
             command
