@@ -19,7 +19,7 @@ use skips::Skips;
 use crate::{run, tidy};
 
 /// The features of every build of the test command: one set, so nothing is built twice.
-const FEATURES: &[&str] = &["--workspace", "--features", "longshore/fault"];
+const FEATURES: &[&str] = &["--workspace", "--features", "longshore/fault,cluster/contract"];
 /// Every lane that is a part of the tests, as nextest's filters; what none of them names is `unit`'s.
 const CONTRACT: &str = "binary(/^contract/)";
 const CRASH: &str = "binary(=crash)";
@@ -260,7 +260,7 @@ fn lint(limit: Duration) -> Result<()> {
     passed(bounded(&cargo, limit).args(clippy).args(["--", "-D", "warnings"]))?;
     passed(bounded(&cargo, limit).args(clippy).args([
         "--features",
-        "longshore/fault",
+        "longshore/fault,cluster/contract",
         "--",
         "-D",
         "warnings",
