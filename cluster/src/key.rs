@@ -28,6 +28,14 @@ pub(crate) fn check_prefix(operation: &'static str, prefix: &str) -> Result<()> 
             unit: "bytes of a key",
         });
     }
+    let mut segments = prefix.split('/').rev().skip(1);
+    if segments.any(|segment| matches!(segment, "" | "." | "..")) {
+        return Err(Error::invalid(
+            operation,
+            prefix,
+            "a segment is empty, or only dots",
+        ));
+    }
     if prefix.chars().any(char::is_control) {
         return Err(Error::invalid(operation, prefix, "it holds a control character"));
     }

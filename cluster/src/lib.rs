@@ -2,7 +2,7 @@
 //!
 //! [`Store`] is all that drivers know of a store: rows with revisions, writes that hold only while
 //! nobody else wrote, leases that take their rows with them, and watches that never skip silently.
-//! [`embedded`] is the store of one machine; [`contract`] (feature `contract`) says what every store
+//! [`embedded`] is the store of one machine, [`consul`] one of many; [`contract`] (feature `contract`) says what every store
 //! must keep.
 //!
 //! **Invariant:** nothing here knows what a key means. Retries of what a caller asked for, and
@@ -24,6 +24,7 @@
 use std::fmt;
 use std::time::Duration;
 
+pub mod consul;
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod embedded;

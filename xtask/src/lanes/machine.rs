@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::unpacked;
 use crate::run;
 
 /// Something a lane needs.
@@ -15,6 +16,16 @@ pub(crate) enum Need {
     Program(&'static str, &'static str),
     /// The test runner, which comes by cargo.
     Nextest,
+    /// A program of another suite of the machine's own Debian mirror: its package is unpacked beside
+    /// what is built, and not installed. Tests that need it skip loudly by themselves.
+    Unpacked {
+        /// What is looked for in the package's `usr/bin`.
+        program: &'static str,
+        /// The package.
+        package: &'static str,
+        /// The suite.
+        suite: &'static str,
+    },
 }
 
 impl Need {
@@ -22,7 +33,7 @@ impl Need {
     pub(crate) fn spoken(self) -> &'static str {
         match self {
             Self::Root => "root",
-            Self::Program(program, _) => program,
+            Self::Program(program, _) | Self::Unpacked { program, .. } => program,
             Self::Nextest => "cargo-nextest",
         }
     }
@@ -32,6 +43,7 @@ impl Need {
             Self::Root => run::is_root(),
             Self::Program(program, _) => run::which(program).is_some(),
             Self::Nextest => run::which("cargo-nextest").is_some() || in_cargo_home("cargo-nextest"),
+            Self::Unpacked { program, .. } => run::which(program).is_some() || unpacked::has(program),
         }
     }
 }
@@ -51,7 +63,19 @@ pub(crate) fn provide(needs: &[Need]) -> Result<Vec<Need>> {
     if !packages.is_empty() && run::is_root() && run::which("apt-get").is_some() {
         install(&packages)?;
     }
-    Ok(missing.into_iter().filter(|need| !need.met()).collect())
+    for need in &missing {
+        if let Need::Unpacked { package, suite, .. } = need {
+            // A mirror out of reach costs the tests of one server, and they say so.
+            if let Err(error) = unpacked::bring(package, suite) {
+                eprintln!("{package} of {suite}: {error:#}");
+            }
+        }
+    }
+    let lanes_need = |need: &Need| !matches!(need, Need::Unpacked { .. });
+    Ok(missing
+        .into_iter()
+        .filter(|need| lanes_need(need) && !need.met())
+        .collect())
 }
 
 fn packages(missing: &[Need]) -> Vec<&'static str> {
@@ -59,7 +83,7 @@ fn packages(missing: &[Need]) -> Vec<&'static str> {
         .iter()
         .filter_map(|need| match need {
             Need::Program(_, package) => Some(*package),
-            Need::Root | Need::Nextest => None,
+            Need::Root | Need::Nextest | Need::Unpacked { .. } => None,
         })
         .collect();
     packages.sort_unstable();

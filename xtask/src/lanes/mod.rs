@@ -5,6 +5,7 @@
 
 mod machine;
 mod skips;
+mod unpacked;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -27,6 +28,13 @@ const ENGINES: &str = "package(longshore) & binary(=suite)";
 /// What is tested in namespaces of its own: the drivers from outside, and the cellar's system calls.
 const NETNS: &str = "((package(/drivers$/) & kind(test)) + (package(kernel) & test(/^(mount|netns|netlink)::/))) \
                      - binary(/^contract/) - binary(=crash)";
+
+/// The last suite that has it is older than what the other tests want.
+const CONSUL: Need = Need::Unpacked {
+    program: "consul",
+    package: "consul",
+    suite: "bullseye",
+};
 
 /// A named part of the test command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -92,7 +100,8 @@ impl Lane {
         match self {
             Self::Lint => vec![Need::Program("git", "git")],
             Self::SoakShort => vec![Need::Nextest],
-            Self::Unit | Self::Contract | Self::Netns => [&[Need::Nextest][..], &namespaces].concat(),
+            Self::Unit | Self::Netns => [&[Need::Nextest][..], &namespaces].concat(),
+            Self::Contract => [&[Need::Nextest][..], &namespaces, &[CONSUL]].concat(),
             Self::Crash | Self::Engines => [&[Need::Nextest][..], &namespaces, &engines].concat(),
         }
     }
