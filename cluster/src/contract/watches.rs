@@ -22,7 +22,7 @@ pub(super) const ALONE: &[Case] = &[Case {
     run: a_watch_from_before_the_history_resyncs,
 }];
 
-const LIMIT: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_secs(8);
 
 /// Writes, overwrites and deletes: 8 changes.
 fn churn(context: &Context<'_>, store: &dyn Store) -> Verdict {

@@ -37,7 +37,8 @@ const MAX_VALUE: usize = 512 * 1024;
 const COMPACT_ABOVE: u64 = 4 * 1024 * 1024;
 /// How often a watch looks.
 const POLL: Duration = Duration::from_millis(20);
-const TTL_MIN: Duration = Duration::from_secs(1);
+/// A machine that is busy must not lose its leases: renewal is due after a third.
+const TTL_MIN: Duration = Duration::from_secs(4);
 
 /// A client of a folder. Clones are the same client.
 #[derive(Debug, Clone)]
