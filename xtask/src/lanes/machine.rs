@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::unpacked;
 use crate::{run, vm};
 
 /// Something a lane needs.
@@ -17,6 +18,16 @@ pub(crate) enum Need {
     Nextest,
     /// Debian's own kernel for guests, which is unpacked and not installed.
     Kernel,
+    /// A program of another suite of the machine's own Debian mirror: its package is unpacked beside
+    /// what is built, and not installed. Tests that need it skip loudly by themselves.
+    Unpacked {
+        /// What is looked for in the package's `usr/bin`.
+        program: &'static str,
+        /// The package.
+        package: &'static str,
+        /// The suite.
+        suite: &'static str,
+    },
 }
 
 impl Need {
@@ -24,7 +35,7 @@ impl Need {
     pub(crate) fn spoken(self) -> &'static str {
         match self {
             Self::Root => "root",
-            Self::Program(program, _) => program,
+            Self::Program(program, _) | Self::Unpacked { program, .. } => program,
             Self::Nextest => "cargo-nextest",
             Self::Kernel => "a kernel for guests",
         }
@@ -36,6 +47,7 @@ impl Need {
             Self::Program(program, _) => run::which(program).is_some(),
             Self::Nextest => run::which("cargo-nextest").is_some() || in_cargo_home("cargo-nextest"),
             Self::Kernel => vm::have_kernel(),
+            Self::Unpacked { program, .. } => run::which(program).is_some() || unpacked::has(program),
         }
     }
 }
@@ -57,8 +69,17 @@ pub(crate) fn provide(needs: &[Need]) -> Result<Vec<Need>> {
     if !packages.is_empty() && run::is_root() && run::which("apt-get").is_some() {
         install(&packages)?;
     }
+    for need in &missing {
+        if let Need::Unpacked { package, suite, .. } = need {
+            // A mirror out of reach costs the tests of one server, and they say so.
+            if let Err(error) = unpacked::bring(package, suite) {
+                eprintln!("{package} of {suite}: {error:#}");
+            }
+        }
+    }
+    let lanes_need = |need: &Need| !matches!(need, Need::Unpacked { .. });
     let missing = missing.into_iter().chain(kernel);
-    Ok(missing.filter(|need| !need.met()).collect())
+    Ok(missing.filter(|need| lanes_need(need) && !need.met()).collect())
 }
 
 fn packages(missing: &[Need]) -> Vec<&'static str> {
@@ -66,7 +87,7 @@ fn packages(missing: &[Need]) -> Vec<&'static str> {
         .iter()
         .filter_map(|need| match need {
             Need::Program(_, package) => Some(*package),
-            Need::Root | Need::Nextest | Need::Kernel => None,
+            Need::Root | Need::Nextest | Need::Kernel | Need::Unpacked { .. } => None,
         })
         .collect();
     packages.sort_unstable();

@@ -5,6 +5,7 @@
 
 mod machine;
 mod skips;
+mod unpacked;
 mod vm;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use skips::Skips;
 use crate::{run, tidy};
 
 /// The features of every build of the test command: one set, so nothing is built twice.
-const FEATURES: &[&str] = &["--workspace", "--features", "longshore/fault"];
+const FEATURES: &[&str] = &["--workspace", "--features", "longshore/fault,cluster/contract"];
 /// Every lane that is a part of the tests, as nextest's filters; what none of them names is `unit`'s.
 const CONTRACT: &str = "binary(/^contract/)";
 const CRASH: &str = "binary(=crash)";
@@ -29,6 +30,13 @@ const VM: &str = "package(longshore) & binary(=vm)";
 /// What is tested in namespaces of its own: the drivers from outside, and the cellar's system calls.
 const NETNS: &str = "((package(/drivers$/) & kind(test)) + (package(kernel) & test(/^(mount|netns|netlink)::/))) \
                      - binary(/^contract/) - binary(=crash)";
+
+/// The last suite that has it is older than what the other tests want.
+const CONSUL: Need = Need::Unpacked {
+    program: "consul",
+    package: "consul",
+    suite: "bullseye",
+};
 
 /// A named part of the test command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -99,7 +107,8 @@ impl Lane {
             Self::Lint => vec![Need::Program("git", "git")],
             Self::SoakShort => vec![Need::Nextest],
             Self::Vm => [&[Need::Nextest][..], crate::vm::NEEDS].concat(),
-            Self::Unit | Self::Contract | Self::Netns => [&[Need::Nextest][..], &namespaces].concat(),
+            Self::Unit | Self::Netns => [&[Need::Nextest][..], &namespaces].concat(),
+            Self::Contract => [&[Need::Nextest][..], &namespaces, &[CONSUL]].concat(),
             Self::Crash | Self::Engines => [&[Need::Nextest][..], &namespaces, &engines].concat(),
         }
     }
@@ -274,7 +283,7 @@ fn lint(limit: Duration) -> Result<()> {
     passed(bounded(&cargo, limit).args(clippy).args(["--", "-D", "warnings"]))?;
     passed(bounded(&cargo, limit).args(clippy).args([
         "--features",
-        "longshore/fault",
+        "longshore/fault,cluster/contract",
         "--",
         "-D",
         "warnings",
