@@ -2,7 +2,7 @@
 //!
 //! # The way of a verb
 //! [`options`] reads what the user typed. [`plan`] decides names, rules and answers; it is pure.
-//! [`driver`] does it: it writes an intent record, changes the kernel, and marks the record done.
+//! [`driver`] with its verbs (`networks`, `endpoints`, `publish`) does it: it writes an intent record, changes the kernel, and marks the record done.
 //! `recovery` compares the records with the kernel when the driver starts, and repairs. [`records`]
 //! is what is kept, `ports` picks and reserves host ports, and [`firewall`] is the table of nf_tables.
 //!
@@ -18,11 +18,15 @@
 //! Forwarding stays on after the last network has gone: somebody else may need it by then.
 
 pub mod driver;
+mod endpoints;
 pub mod firewall;
+mod links;
+mod networks;
 pub mod options;
 pub mod plan;
 mod ports;
 mod proxy;
+mod publish;
 mod reaper;
 pub mod records;
 mod recovery;

@@ -20,6 +20,9 @@ use plugin_api::{Done, Fault, FaultKind};
 use super::records::{Endpoint, EndpointPhase, NetworkPhase};
 use super::{Driver, firewall, plan};
 
+mod ipv6;
+mod revoke;
+
 pub(super) fn network_spec(id: &str, pool: &str) -> NetworkSpec {
     let pool: ipnet::IpNet = pool.parse().unwrap();
     let first = crate::ipam::pool::address(crate::ipam::pool::usable(pool).0, pool);
@@ -468,6 +471,37 @@ fn a_container_that_died_without_leave_holds_nothing() {
         world.restart();
         assert!(world.driver().endpoint_info(&at).is_err());
         assert!(!ruleset().contains("8080"), "{}", ruleset());
+    });
+}
+
+#[test]
+fn a_dead_endpoint_of_another_network_frees_its_port_and_a_live_one_keeps_it() {
+    World::run(|world| {
+        for (id, pool) in [("one", "10.9.0.0/24"), ("two", "10.10.0.0/24")] {
+            world.driver().create_network(&network_spec(id, pool)).unwrap();
+        }
+        let dead = world.start("one", "a", "10.9.0.2/24");
+        let live = world.start("one", "b", "10.9.0.3/24");
+        let next = world.start("two", "c", "10.10.0.2/24");
+        world.publish(&dead.at, Protocol::Tcp, 8080, 80).unwrap();
+        world.publish(&live.at, Protocol::Tcp, 8081, 80).unwrap();
+        let at = dead.at.clone();
+        let socket = Socket::route().unwrap();
+        let outer = plan::link_names(&at.endpoint).0;
+        drop(dead);
+        for _ in 0..300 {
+            if socket.link(&outer).unwrap().is_none() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let refused = world.publish(&next.at, Protocol::Tcp, 8081, 80).unwrap_err();
+        assert_eq!(refused.kind, FaultKind::InUse);
+        world.publish(&next.at, Protocol::Tcp, 8080, 80).unwrap();
+        assert!(world.driver().endpoint_info(&at).is_err(), "it was not swept");
+        assert!(world.driver().endpoint_info(&live.at).is_ok());
+        next.serve(80, "c");
+        assert_eq!(reads("10.9.0.1:8080").as_deref(), Some("c"));
     });
 }
 
