@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernel::netlink::Socket;
+use kernel::netlink::watch::Watch;
 use kernel::record::{Batch, Records};
 use plugin_api::id::{MacAddr, NetworkId};
 use plugin_api::network::{
@@ -15,6 +16,7 @@ use plugin_api::network::{
 use plugin_api::volume::Scope;
 use plugin_api::{Done, Fault, FaultKind};
 
+use super::keeper::Keeper;
 use super::reaper::Reaper;
 use super::records::{ENDPOINTS, Endpoint, NETWORKS, Network, NetworkPhase, endpoint_key};
 use super::{firewall, plan, ports};
@@ -30,6 +32,14 @@ pub(super) struct State {
 /// The driver; one per network namespace.
 #[derive(Debug)]
 pub struct Driver {
+    // Ends first: its thread uses the core.
+    _keeper: Keeper,
+    pub(super) core: Arc<Core>,
+}
+
+/// What the verbs and the keeper share.
+#[derive(Debug)]
+pub(super) struct Core {
     pub(super) records: Records,
     pub(super) route: Arc<Socket>,
     pub(super) nft: Socket,
@@ -72,8 +82,22 @@ pub(super) fn unknown_endpoint(at: &EndpointRef) -> Fault {
 }
 
 impl Driver {
-    /// Opens the state in a folder that exists, and repairs the kernel from it.
+    /// Opens the state in a folder that exists, repairs the kernel from it, and keeps it so.
     pub fn open(folder: &Path) -> Result<Self, Fault> {
+        // Listens first: what breaks during the repair is seen.
+        let watch = Watch::open().map_err(failed)?;
+        let core = Arc::new(Core::open(folder)?);
+        let keeper = Keeper::start(Arc::clone(&core), watch).map_err(failed)?;
+        Ok(Self {
+            _keeper: keeper,
+            core,
+        })
+    }
+}
+
+impl Core {
+    /// Opens the state and repairs the kernel from it, without a keeper.
+    pub(super) fn open(folder: &Path) -> Result<Self, Fault> {
         let records = Records::open(&folder.join("state.redb")).map_err(failed)?;
         let route = Arc::new(Socket::route().map_err(failed)?);
         let reaper = Reaper::start(Arc::clone(&route))
@@ -175,6 +199,24 @@ impl Driver {
         self.nft.commit(batch).map_err(failed)
     }
 
+    /// Whether the table is what the records say; it may be absent where there is no network.
+    pub(super) fn is_firewall_whole(&self) -> kernel::Result<bool> {
+        let _one = lock(&self.firewall);
+        let wanted = {
+            let state = self.state();
+            let networks = state
+                .networks
+                .values()
+                .filter(|network| network.phase != NetworkPhase::Removing);
+            let networks: Vec<_> = networks.cloned().collect();
+            if networks.is_empty() {
+                return Ok(true);
+            }
+            firewall::elements(&networks, state.endpoints.values())
+        };
+        firewall::is_whole(&self.nft, &wanted)
+    }
+
     pub(super) fn has_firewall_table(&self) -> kernel::Result<bool> {
         Ok(self.nft.tables()?.iter().any(|table| table == firewall::TABLE.0))
     }
@@ -190,36 +232,36 @@ impl NetworkDriver for Driver {
     }
 
     fn create_network(&self, spec: &NetworkSpec) -> Result<Done, Fault> {
-        self.make_network_of(spec)
+        self.core.make_network_of(spec)
     }
 
     fn delete_network(&self, id: &NetworkId) -> Result<Done, Fault> {
-        self.drop_network(id)
+        self.core.drop_network(id)
     }
 
     fn create_endpoint(&self, spec: &EndpointSpec) -> Result<EndpointInterface, Fault> {
-        self.make_endpoint(spec)
+        self.core.make_endpoint(spec)
     }
 
     fn delete_endpoint(&self, at: &EndpointRef) -> Result<Done, Fault> {
-        let gate = self.gate(&at.network);
+        let gate = self.core.gate(&at.network);
         let _gate = lock(&gate);
-        self.delete_now(at)
+        self.core.delete_now(at)
     }
 
     fn endpoint_info(&self, at: &EndpointRef) -> Result<BTreeMap<String, String>, Fault> {
-        self.info(at)
+        self.core.info(at)
     }
 
     fn join(&self, spec: &JoinSpec) -> Result<JoinPlan, Fault> {
-        self.join_now(spec)
+        self.core.join_now(spec)
     }
 
     fn leave(&self, at: &EndpointRef) -> Result<Done, Fault> {
-        let gate = self.gate(&at.network);
+        let gate = self.core.gate(&at.network);
         let _gate = lock(&gate);
-        match self.endpoint(at) {
-            Ok(mut endpoint) => self.leave_now(&mut endpoint),
+        match self.core.endpoint(at) {
+            Ok(mut endpoint) => self.core.leave_now(&mut endpoint),
             Err(_) => Ok(Done::AlreadySo),
         }
     }
@@ -231,10 +273,10 @@ impl NetworkDriver for Driver {
 
 impl ExternalConnectivity for Driver {
     fn program(&self, spec: &ConnectivitySpec) -> Result<Done, Fault> {
-        self.publish(spec)
+        self.core.publish(spec)
     }
 
     fn revoke(&self, at: &EndpointRef) -> Result<Done, Fault> {
-        self.withdraw(at)
+        self.core.withdraw(at)
     }
 }

@@ -6,12 +6,12 @@ use plugin_api::id::{MacAddr, NetworkId};
 use plugin_api::network::{EndpointInterface, EndpointRef, EndpointSpec, JoinPlan, JoinSpec};
 use plugin_api::{Done, Fault, FaultKind, Undo};
 
-use super::driver::{Driver, failed, lock, random_mac, unknown_endpoint};
+use super::driver::{Core, failed, lock, random_mac, unknown_endpoint};
 use super::options;
 use super::plan;
 use super::records::{Endpoint, EndpointPhase};
 
-impl Driver {
+impl Core {
     pub(super) fn make_endpoint(&self, spec: &EndpointSpec) -> Result<EndpointInterface, Fault> {
         let gate = self.gate(&spec.at.network);
         let _gate = lock(&gate);

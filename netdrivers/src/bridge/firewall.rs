@@ -64,6 +64,9 @@ const SETS: [Set; 11] = [
     PORTS4, ANY4, PORTS6, ANY6, BRIDGES, INTERNAL, ICC, NETS4, NETS6, MASQ4, MASQ6,
 ];
 
+/// Rules of all chains together.
+const RULES: usize = 4 + 1 + 2 + 6 + 4;
+
 const PUBLISH: Chain = Chain {
     name: "publish",
     base: None,
@@ -307,13 +310,48 @@ pub fn replace<'a>(networks: &[Network], endpoints: impl Iterator<Item = &'a End
         // Made first, since removing a table that is not there would fail.
         return Batch::new().table(TABLE).delete_table(TABLE);
     }
-    let mut elements: Vec<_> = networks.iter().flat_map(network_elements).collect();
-    elements.extend(endpoints.flat_map(port_elements));
-    by_set(elements)
+    elements(networks, endpoints)
         .iter()
         .fold(skeleton(), |batch, (set, elements)| {
             batch.add(TABLE, set, elements)
         })
+}
+
+/// The elements that the records want.
+pub fn elements<'a>(
+    networks: &[Network],
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+) -> Vec<(Set, Vec<Element>)> {
+    let mut elements: Vec<_> = networks.iter().flat_map(network_elements).collect();
+    elements.extend(endpoints.flat_map(port_elements));
+    by_set(elements)
+}
+
+/// Whether the kernel's table has these elements and no other, and as many rules as ours.
+pub fn is_whole(socket: &Socket, wanted: &[(Set, Vec<Element>)]) -> Result<bool> {
+    // The end of a range is not told by all kernels.
+    let plain = |elements: &[Element]| {
+        let mut plain: Vec<_> = elements
+            .iter()
+            .map(|e| (e.key.clone(), e.value.clone()))
+            .collect();
+        plain.sort_by(|a, b| a.0.cmp(&b.0));
+        plain
+    };
+    if socket.rules(TABLE)?.len() != RULES {
+        return Ok(false);
+    }
+    for set in &SETS {
+        let there = match socket.elements(TABLE, set) {
+            Err(error) if error.is_missing() => return Ok(false),
+            other => other?,
+        };
+        let wanted = wanted.iter().find(|(other, _)| other.id == set.id);
+        if plain(&there) != plain(wanted.map_or(&[], |(_, list)| list)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Publishes an endpoint's ports. A table that somebody removed is ENOENT.

@@ -5,11 +5,11 @@ use kernel::netlink::{Request, address};
 use kernel::netns::set_sysctl;
 use plugin_api::network::NetworkSpec;
 
-use super::driver::Driver;
+use super::driver::Core;
 use super::records::{Endpoint, Network};
 use super::{options, plan};
 
-impl Driver {
+impl Core {
     /// Makes a bridge, or adopts the one that has its name, and gives it its addresses.
     pub(super) fn raise_bridge(&self, network: &Network, options: &options::Bridge) -> kernel::Result<()> {
         let name = network.bridge.as_str();

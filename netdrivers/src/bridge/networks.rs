@@ -4,12 +4,12 @@ use plugin_api::id::NetworkId;
 use plugin_api::network::NetworkSpec;
 use plugin_api::{Done, Fault, Undo};
 
-use super::driver::{Driver, failed, lock, random_mac};
+use super::driver::{Core, failed, lock, random_mac};
 use super::reaper::reap;
 use super::records::{Network, NetworkPhase};
 use super::{options, plan};
 
-impl Driver {
+impl Core {
     pub(super) fn make_network_of(&self, spec: &NetworkSpec) -> Result<Done, Fault> {
         let _layout = lock(&self.layout);
         let gate = self.gate(&spec.id);

@@ -3,11 +3,11 @@
 use plugin_api::network::{ConnectivitySpec, EndpointRef};
 use plugin_api::{Done, Fault, FaultKind, Undo};
 
-use super::driver::{Driver, failed, lock};
+use super::driver::{Core, failed, lock};
 use super::records::{Endpoint, Network};
 use super::{firewall, options, plan, ports};
 
-impl Driver {
+impl Core {
     pub(super) fn publish(&self, spec: &ConnectivitySpec) -> Result<Done, Fault> {
         let gate = self.gate(&spec.at.network);
         let _gate = lock(&gate);

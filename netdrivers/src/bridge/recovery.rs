@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kernel::netlink::link::{self, At, Link};
 use plugin_api::{Fault, FaultKind};
 
-use super::driver::{Driver, failed};
+use super::driver::{Core, failed};
 use super::reaper::reap;
 use super::records::{ENDPOINTS, Endpoint, EndpointPhase, NETWORKS, Network, NetworkPhase};
 use super::{options, plan, ports};
@@ -14,7 +14,7 @@ fn corrupt(error: kernel::record::Damaged) -> Fault {
     Fault::from_error(FaultKind::Corrupt, error)
 }
 
-impl Driver {
+impl Core {
     pub(super) fn recover(&self) -> Result<(), Fault> {
         self.load()?;
         let networks: Vec<_> = self.state().networks.values().cloned().collect();
@@ -122,7 +122,7 @@ impl Driver {
     }
 
     /// The bridge with its addresses, and the links of its endpoints as its ports.
-    fn raise_again(&self, network: &Network) -> Result<(), Fault> {
+    pub(super) fn raise_again(&self, network: &Network) -> Result<(), Fault> {
         let mut network = network.clone();
         if network.is_adopted && self.route.link(&network.bridge).map_err(failed)?.is_none() {
             network.is_adopted = false;

@@ -21,6 +21,7 @@ use super::records::{Endpoint, EndpointPhase, NetworkPhase};
 use super::{Driver, firewall, plan};
 
 mod ipv6;
+mod keeper;
 mod revoke;
 
 pub(super) fn network_spec(id: &str, pool: &str) -> NetworkSpec {
@@ -514,15 +515,15 @@ fn half_made_things_are_taken_back_at_the_next_start() {
             .unwrap();
         let at = world.endpoint("one", "a", "10.9.0.2/24");
         world.join(&at);
-        let state = || world.driver().state();
+        let state = || world.driver().core.state();
         let mut endpoint = state().endpoints[&at].clone();
         endpoint.phase = EndpointPhase::Joining;
-        world.driver().put_endpoint(&endpoint).unwrap();
+        world.driver().core.put_endpoint(&endpoint).unwrap();
         let mut network = state().networks[&at.network].clone();
         network.spec.id = NetworkId::new("half").unwrap();
         network.bridge = "br-half".into();
         network.phase = NetworkPhase::Making;
-        world.driver().put_network(&network).unwrap();
+        world.driver().core.put_network(&network).unwrap();
         let socket = Socket::route().unwrap();
         let bridge = link::Bridge {
             alias: Some(plan::bridge_alias(&network.spec.id)),

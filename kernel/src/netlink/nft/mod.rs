@@ -21,7 +21,7 @@ pub use set::{Element, Field, Fields, Set, Value, Values};
 /// Length of `struct nfgenmsg`.
 const FIXED: usize = 4;
 /// `NFNL_SUBSYS_NFTABLES`.
-const SUBSYSTEM: u8 = 10;
+pub(super) const SUBSYSTEM: u8 = 10;
 /// `NFPROTO_INET`: IPv4 and IPv6 together.
 const INET: u8 = 1;
 
@@ -30,6 +30,7 @@ const GET_TABLE: u8 = 1;
 const DELETE_TABLE: u8 = 2;
 const NEW_CHAIN: u8 = 3;
 const NEW_RULE: u8 = 6;
+const GET_RULE: u8 = 7;
 const NEW_SET: u8 = 9;
 const NEW_ELEMENTS: u8 = 12;
 const GET_ELEMENTS: u8 = 13;
@@ -199,6 +200,15 @@ impl Socket {
     pub fn tables(&self) -> Result<Vec<String>> {
         let request = Request::new("list", "tables", message(GET_TABLE, 0));
         self.dump(&request, |_, body| Attributes::new(body.get(FIXED..)?).text(1))
+    }
+
+    /// The chain of each rule of a table, one for every rule.
+    pub fn rules(&self, table: Table) -> Result<Vec<String>> {
+        let message = message(GET_RULE, 0).text(1, table.0);
+        self.dump(&Request::new("list rules of", table.0, message), |_, body| {
+            let attributes = Attributes::new(body.get(FIXED..)?);
+            (attributes.text(1)? == table.0).then(|| attributes.text(2))?
+        })
     }
 
     /// The elements of a set; ENOENT if there is no such set.

@@ -12,12 +12,12 @@ fn revoke_under_fault(armed: &std::path::Path) {
         let b = world.start("one", "b", "10.9.0.3/24");
         b.serve(80, "b");
         world.publish(&b.at, Protocol::Tcp, 8080, 80).unwrap();
-        let before = world.driver().state().endpoints[&b.at].clone();
+        let before = world.driver().core.state().endpoints[&b.at].clone();
         std::fs::write(armed, "").unwrap();
         let outcome = world.driver().revoke(&b.at);
         std::fs::remove_file(armed).unwrap();
         let reachable = reads("10.9.0.1:8080").is_some();
-        let memory = world.driver().state().endpoints[&b.at].clone();
+        let memory = world.driver().core.state().endpoints[&b.at].clone();
         match outcome {
             Err(_) => {
                 assert!(reachable, "a revocation that failed took the port");
@@ -29,7 +29,7 @@ fn revoke_under_fault(armed: &std::path::Path) {
         }
         let failed = outcome.is_err();
         world.restart();
-        let record = world.driver().state().endpoints[&b.at].clone();
+        let record = world.driver().core.state().endpoints[&b.at].clone();
         assert_eq!(record, memory, "record and memory differ");
         let now = world.driver().revoke(&b.at).unwrap();
         assert_eq!(now == Done::Changed, failed);
