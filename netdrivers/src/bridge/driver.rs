@@ -19,7 +19,7 @@ use plugin_api::{Done, Fault, FaultKind};
 use super::keeper::Keeper;
 use super::reaper::Reaper;
 use super::records::{ENDPOINTS, Endpoint, NETWORKS, Network, NetworkPhase, endpoint_key};
-use super::{firewall, plan, ports};
+use super::{firewall, guard, plan, ports};
 
 /// What the records say, and the sockets that hold ports.
 #[derive(Debug, Default)]
@@ -187,6 +187,7 @@ impl Core {
 
     /// The same for who holds the lock of the firewall.
     pub(super) fn replace_firewall_locked(&self) -> Result<(), Fault> {
+        let is_empty;
         let batch = {
             let state = self.state();
             let networks = state
@@ -194,9 +195,43 @@ impl Core {
                 .values()
                 .filter(|network| network.phase != NetworkPhase::Removing);
             let networks: Vec<_> = networks.cloned().collect();
+            is_empty = networks.is_empty();
             firewall::replace(&networks, state.endpoints.values())
         };
-        self.nft.commit(batch).map_err(failed)
+        self.nft.commit(batch).map_err(failed)?;
+        if is_empty {
+            self.nft.commit(guard::remove()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the guards' table what the records say.
+    pub(super) fn replace_guard(&self) -> kernel::Result<()> {
+        let _one = lock(&self.firewall);
+        let batch = guard::replace(self.state().endpoints.values());
+        self.nft.commit(batch)
+    }
+
+    /// Guards an endpoint's link, before there is one.
+    pub(super) fn admit(&self, endpoint: &Endpoint) -> kernel::Result<()> {
+        let outcome = {
+            let _one = lock(&self.firewall);
+            guard::admit(&self.nft, endpoint)
+        };
+        match outcome {
+            // The first of its host, or somebody flushed it.
+            Err(error) if error.is_missing() => self.replace_guard(),
+            other => other,
+        }
+    }
+
+    /// Forgets the guard of an endpoint whose link is down.
+    pub(super) fn dismiss(&self, endpoint: &Endpoint) -> kernel::Result<()> {
+        let _one = lock(&self.firewall);
+        match guard::dismiss(&self.nft, endpoint) {
+            Err(error) if error.is_missing() => Ok(()),
+            other => other,
+        }
     }
 
     /// Whether the table is what the records say; it may be absent where there is no network.
@@ -214,7 +249,13 @@ impl Core {
             }
             firewall::elements(&networks, state.endpoints.values())
         };
-        firewall::is_whole(&self.nft, &wanted)
+        if !firewall::is_whole(&self.nft, &wanted)? {
+            return Ok(false);
+        }
+        let endpoints: Vec<_> = self.state().endpoints.values().cloned().collect();
+        let wanted = guard::elements(endpoints.iter());
+        // The first endpoint that joins brings the table.
+        Ok(wanted.is_empty() || guard::is_whole(&self.nft, &wanted)?)
     }
 
     pub(super) fn has_firewall_table(&self) -> kernel::Result<bool> {

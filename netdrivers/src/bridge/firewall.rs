@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use kernel::netlink::Socket;
 use kernel::netlink::nft::expr::{self, Base, Ct, Meta, REG_1, REG_2, reg32};
-use kernel::netlink::nft::{Batch, Chain, Element, Expr, Field, Fields, Hook, Set, Table, Values, Verdict};
+use kernel::netlink::nft::{
+    Batch, Chain, Element, Expr, Family, Field, Fields, Hook, Set, Table, Values, Verdict,
+};
 use kernel::{Error, Result};
 
 use super::options;
@@ -29,7 +31,7 @@ const fn map(name: &'static str, id: u32, key: &'static [Field], values: &'stati
     }
 }
 
-const fn set(name: &'static str, id: u32, key: &'static [Field], ranges: bool) -> Set {
+pub(super) const fn set(name: &'static str, id: u32, key: &'static [Field], ranges: bool) -> Set {
     Set {
         name,
         id,
@@ -293,7 +295,7 @@ fn port_elements(endpoint: &Endpoint) -> impl Iterator<Item = (Set, Element)> {
 }
 
 /// Elements of one set after the other, so that each set takes few messages.
-fn by_set(elements: Vec<(Set, Element)>) -> Vec<(Set, Vec<Element>)> {
+pub(super) fn by_set(elements: Vec<(Set, Element)>) -> Vec<(Set, Vec<Element>)> {
     let mut sorted: Vec<(Set, Vec<Element>)> = Vec::new();
     for (set, element) in elements {
         match sorted.iter_mut().find(|(other, _)| other.id == set.id) {
@@ -329,6 +331,17 @@ pub fn elements<'a>(
 
 /// Whether the kernel's table has these elements and no other, and as many rules as ours.
 pub fn is_whole(socket: &Socket, wanted: &[(Set, Vec<Element>)]) -> Result<bool> {
+    Ok(socket.rules(Family::Inet, TABLE)?.len() == RULES
+        && holds(socket, (Family::Inet, TABLE), &SETS, wanted)?)
+}
+
+/// Whether sets of a table have these elements and no other.
+pub(super) fn holds(
+    socket: &Socket,
+    (family, table): (Family, Table),
+    sets: &[Set],
+    wanted: &[(Set, Vec<Element>)],
+) -> Result<bool> {
     // The end of a range is not told by all kernels.
     let plain = |elements: &[Element]| {
         let mut plain: Vec<_> = elements
@@ -338,11 +351,8 @@ pub fn is_whole(socket: &Socket, wanted: &[(Set, Vec<Element>)]) -> Result<bool>
         plain.sort_by(|a, b| a.0.cmp(&b.0));
         plain
     };
-    if socket.rules(TABLE)?.len() != RULES {
-        return Ok(false);
-    }
-    for set in &SETS {
-        let there = match socket.elements(TABLE, set) {
+    for set in sets {
+        let there = match socket.elements_of(family, table, set) {
             Err(error) if error.is_missing() => return Ok(false),
             other => other?,
         };

@@ -19,7 +19,7 @@ use plugin_api::id::NetworkId;
 
 use super::driver::{Core, failed, lock};
 use super::records::{EndpointPhase, NetworkPhase};
-use super::{firewall, plan};
+use super::{firewall, guard, plan};
 
 /// Everything is compared so often.
 const EVERY: Duration = Duration::from_secs(30);
@@ -118,7 +118,8 @@ impl Core {
         match event {
             Event::Table(name, port) => {
                 let is_ours = self.nft.port().is_ok_and(|own| own == port);
-                damage.firewall |= name == firewall::TABLE.0 && !is_ours;
+                let is_of_us = name == firewall::TABLE.0 || name == guard::TABLE.0;
+                damage.firewall |= is_of_us && !is_ours;
             }
             Event::LinkGone(link) => damage.networks.extend(self.bridged_by(&link)),
             Event::Link(link) if !link.is_up() => {
@@ -173,8 +174,9 @@ impl Core {
             damage.networks.extend(self.without_address()?);
         }
         if damage.firewall && !self.state().networks.is_empty() {
-            tracing::warn!("somebody changed the table of nf_tables: it is made anew");
+            tracing::warn!("somebody changed our tables of nf_tables: they are made anew");
             self.replace_firewall()?;
+            self.replace_guard().map_err(failed)?;
         }
         for id in &damage.networks {
             let gate = self.gate(id);

@@ -89,6 +89,7 @@ impl Core {
             // Fenced a moment ago, and not reaped yet.
             missing_is_fine(self.route.one(link::delete(At::Index(old.index))))?;
         }
+        self.admit(endpoint)?;
         let alias = plan::link_alias(&endpoint.at.endpoint);
         let veth = link::Veth {
             outer: &endpoint.outer,
@@ -119,7 +120,7 @@ impl Core {
             missing_is_fine(outcome)?;
         }
         self.reaper.wake();
-        Ok(())
+        self.dismiss(endpoint)
     }
 }
 

@@ -10,7 +10,8 @@
 //! # What the kernel holds
 //! One bridge per network (alias `longshore:network:ID`), one veth pair per joined endpoint (alias
 //! `longshore:ID`), one table `inet longshore` whose chains have a constant number of rules: a
-//! published port is one element of a map. When the last network goes, the table goes.
+//! published port is one element of a map. One table `bridge longshore_guard` drops what an endpoint sends in
+//! another's name, see [`guard`]. When the last network goes, the tables go.
 //!
 //! # Beside other firewalls
 //! Our table judges what may enter our networks, and what it drops is dropped for good. What it accepts
@@ -32,6 +33,7 @@
 pub mod driver;
 mod endpoints;
 pub mod firewall;
+pub mod guard;
 mod keeper;
 mod links;
 mod networks;

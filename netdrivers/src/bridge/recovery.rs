@@ -40,6 +40,9 @@ impl Core {
             return Ok(());
         }
         self.replace_firewall()?;
+        if !made.is_empty() {
+            self.replace_guard().map_err(failed)?;
+        }
         let programmed: Vec<_> = self.state().endpoints.values().cloned().collect();
         for endpoint in programmed {
             let held = ports::hold_again(&endpoint);

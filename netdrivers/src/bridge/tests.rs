@@ -20,6 +20,7 @@ use plugin_api::{Done, Fault, FaultKind};
 use super::records::{Endpoint, EndpointPhase, NetworkPhase};
 use super::{Driver, firewall, plan};
 
+mod guard;
 mod ipv6;
 mod keeper;
 mod revoke;

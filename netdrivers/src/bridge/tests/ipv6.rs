@@ -3,7 +3,7 @@
 use super::*;
 
 /// A network of both families.
-fn dual_spec(id: &str, v4: &str, v6: &str) -> NetworkSpec {
+pub(super) fn dual_spec(id: &str, v4: &str, v6: &str) -> NetworkSpec {
     let mut spec = network_spec(id, v4);
     spec.enable_ipv6 = true;
     spec.ipv6 = network_spec(id, v6).ipv4;
@@ -11,7 +11,7 @@ fn dual_spec(id: &str, v4: &str, v6: &str) -> NetworkSpec {
 }
 
 /// Joins a container with an address of each family.
-fn start_dual(world: &World, network: &str, id: &str, v4: &str, v6: &str) -> Container {
+pub(super) fn start_dual(world: &World, network: &str, id: &str, v4: &str, v6: &str) -> Container {
     let at = endpoint_record(network, id, v4).at;
     let spec = EndpointSpec {
         at: at.clone(),
