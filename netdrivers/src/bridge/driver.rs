@@ -17,6 +17,7 @@ use plugin_api::volume::Scope;
 use plugin_api::{Done, Fault, FaultKind};
 
 use super::keeper::Keeper;
+use super::proxy::Relays;
 use super::reaper::Reaper;
 use super::records::{ENDPOINTS, Endpoint, NETWORKS, Network, NetworkPhase, endpoint_key};
 use super::{firewall, guard, plan, ports};
@@ -51,6 +52,7 @@ pub(super) struct Core {
     /// One change of the firewall at a time, so that a replacement does not miss one.
     pub(super) firewall: Mutex<()>,
     pub(super) reaper: Reaper,
+    pub(super) relays: Relays,
 }
 
 pub(super) fn failed(error: kernel::Error) -> Fault {
@@ -111,6 +113,7 @@ impl Core {
             gates: Mutex::default(),
             firewall: Mutex::default(),
             reaper,
+            relays: Relays::start().map_err(failed)?,
         };
         driver.recover()?;
         Ok(driver)

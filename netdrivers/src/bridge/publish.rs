@@ -94,13 +94,13 @@ impl Core {
     ) -> Result<(), Fault> {
         let options = options::parse(&network.spec.options)?;
         self.revoke_now(&mut endpoint)?;
-        let chosen = match ports::choose(&spec.ports, options.host_binding, &endpoint) {
+        let chosen = match ports::choose(&self.relays, &spec.ports, options.host_binding, &endpoint) {
             Err(fault) if fault.kind == FaultKind::InUse => {
                 // Perhaps by an endpoint whose sandbox died and whom nobody left.
                 self.sweep(&spec.at.network)?;
                 self.sweep_all()?;
                 endpoint = self.endpoint(&spec.at)?;
-                ports::choose(&spec.ports, options.host_binding, &endpoint)
+                ports::choose(&self.relays, &spec.ports, options.host_binding, &endpoint)
             }
             other => other,
         };

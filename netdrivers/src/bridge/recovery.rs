@@ -45,7 +45,7 @@ impl Core {
         }
         let programmed: Vec<_> = self.state().endpoints.values().cloned().collect();
         for endpoint in programmed {
-            let held = ports::hold_again(&endpoint);
+            let held = ports::hold_again(&self.relays, &endpoint);
             self.state().held.insert(endpoint.at, held);
         }
         Ok(())

@@ -23,6 +23,7 @@ use super::{Driver, firewall, plan};
 mod guard;
 mod ipv6;
 mod keeper;
+mod relays;
 mod revoke;
 
 pub(super) fn network_spec(id: &str, pool: &str) -> NetworkSpec {
