@@ -18,7 +18,7 @@ use plugin_api::Fault;
 use plugin_api::id::NetworkId;
 
 use super::driver::{Core, failed, lock};
-use super::records::{EndpointPhase, NetworkPhase};
+use super::records::{EndpointPhase, Network, NetworkPhase};
 use super::{firewall, guard, plan};
 
 /// Everything is compared so often.
@@ -181,11 +181,44 @@ impl Core {
         for id in &damage.networks {
             let gate = self.gate(id);
             let _gate = lock(&gate);
-            if let Ok(network) = self.network(id) {
+            if let Ok(network) = self.network(id)
+                && !self.is_raised(&network)?
+            {
                 self.raise_again(&network)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether a network's bridge is up and has its addresses and the links of its endpoints.
+    fn is_raised(&self, network: &Network) -> Result<bool, Fault> {
+        let bridge = self.route.link(&network.bridge).map_err(failed)?;
+        let Some(bridge) = bridge.filter(Link::is_up) else {
+            return Ok(false);
+        };
+        let present = self.route.addresses().map_err(failed)?;
+        let has = |net| {
+            let mut here = present.iter().filter(|has| has.link == bridge.index);
+            here.any(|has| has.address == net)
+        };
+        if !plan::gateways(&network.spec).into_iter().all(has) {
+            return Ok(false);
+        }
+        let ports: Vec<_> = {
+            let state = self.state();
+            let joined = state
+                .endpoints
+                .values()
+                .filter(|e| e.at.network == network.spec.id && e.phase == EndpointPhase::Joined);
+            joined.map(|e| e.outer.clone()).collect()
+        };
+        for port in ports {
+            let link = self.route.link(&port).map_err(failed)?;
+            if link.is_some_and(|link| link.master != Some(bridge.index) || !link.is_up()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Networks whose bridge lacks one of its addresses.
