@@ -3,6 +3,7 @@
 //! Prints one JSON object per row on standard output; `cargo xtask bench` makes
 //! the table. Run it in namespaces of its own: the drivers are real.
 
+mod bridge;
 mod client;
 mod row;
 mod rpc;
@@ -50,6 +51,7 @@ fn main() -> Result<()> {
     for room in rooms {
         match room {
             Room::Rpc => rpc::measure(&words.longshore, &mut |row| println!("{}", row.json()))?,
+            Room::Bridge => bridge::measure(&words.longshore, &mut |row| println!("{}", row.json()))?,
             other => {
                 let name = other.to_possible_value().map(|value| value.get_name().to_owned());
                 eprintln!("{}: no rows yet", name.unwrap_or_default());

@@ -9,15 +9,18 @@ pub(crate) enum Goal {
     AtMost(f64),
     /// No less than this.
     AtLeast(f64),
+    /// No more than this share of the peer's; without a peer nobody judges.
+    OfPeer(f64),
     /// A number to know, not to judge.
     Known,
 }
 
 impl Goal {
-    fn met(self, value: f64) -> Option<bool> {
+    fn met(self, value: f64, peer: Option<f64>) -> Option<bool> {
         match self {
             Self::AtMost(limit) => Some(value <= limit),
             Self::AtLeast(limit) => Some(value >= limit),
+            Self::OfPeer(share) => peer.map(|peer| value <= peer * share),
             Self::Known => None,
         }
     }
@@ -26,6 +29,7 @@ impl Goal {
         match self {
             Self::AtMost(limit) => format!("<= {limit}"),
             Self::AtLeast(limit) => format!(">= {limit}"),
+            Self::OfPeer(share) => format!("<= {share} x"),
             Self::Known => String::new(),
         }
     }
@@ -55,7 +59,7 @@ impl Row {
             "peer": self.peer.map(|(_, value)| rounded(value)),
             "ratio": self.peer.filter(|(_, value)| *value > 0.0).map(|(_, value)| rounded(self.ours / value)),
             "goal": self.goal.spoken(),
-            "met": self.goal.met(self.ours),
+            "met": self.goal.met(self.ours, self.peer.map(|(_, value)| value)),
         })
     }
 }
@@ -93,10 +97,13 @@ mod tests {
 
     #[test]
     fn a_goal_is_met_on_its_own_side() {
-        assert_eq!(Goal::AtMost(40.0).met(40.0), Some(true));
-        assert_eq!(Goal::AtMost(40.0).met(40.1), Some(false));
-        assert_eq!(Goal::AtLeast(30_000.0).met(29_999.0), Some(false));
-        assert_eq!(Goal::Known.met(1.0), None);
+        assert_eq!(Goal::AtMost(40.0).met(40.0, None), Some(true));
+        assert_eq!(Goal::AtMost(40.0).met(40.1, None), Some(false));
+        assert_eq!(Goal::AtLeast(30_000.0).met(29_999.0, None), Some(false));
+        assert_eq!(Goal::Known.met(1.0, None), None);
+        assert_eq!(Goal::OfPeer(0.1).met(1.0, None), None);
+        assert_eq!(Goal::OfPeer(0.1).met(1.0, Some(10.0)), Some(true));
+        assert_eq!(Goal::OfPeer(0.1).met(1.1, Some(10.0)), Some(false));
     }
 
     #[test]

@@ -94,6 +94,11 @@ impl Server {
         self.home.path().join("sockets/vol.sock")
     }
 
+    /// The socket of networks, of ours.
+    pub(crate) fn networks(&self) -> PathBuf {
+        self.home.path().join("sockets/net.sock")
+    }
+
     /// Resident memory in megabytes.
     pub(crate) fn resident_mb(&self) -> Result<f64> {
         let file = format!("/proc/{}/status", self.child.id());
@@ -124,6 +129,6 @@ impl Drop for Server {
     clippy::disallowed_methods,
     reason = "benches import plugin-api only; the servers are what is measured"
 )]
-fn program(path: &Path) -> Command {
+pub(crate) fn program(path: &Path) -> Command {
     Command::new(path)
 }

@@ -17,6 +17,7 @@ pub mod fsutil;
 pub mod mount;
 pub mod netlink;
 pub mod netns;
+pub mod packet;
 pub mod port;
 pub mod process;
 pub mod record;

@@ -73,9 +73,73 @@ fn socket_for(transport: Transport, at: SocketAddr) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Ends a listening socket under the thread that waits in `accept`, which then gets an error.
-pub fn end_listening(listener: &TcpListener) -> Result<()> {
-    rustix::net::shutdown(listener, rustix::net::Shutdown::Both).context("end", "listening socket")
+/// Many listening sockets, waited for together.
+#[derive(Debug)]
+pub struct Listeners {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+}
+
+/// The number of what [`Listeners::wake`] tells.
+const WOKEN: u64 = u64::MAX;
+/// Most sockets that one [`Listeners::wait`] tells of.
+const MOST_AT_ONCE: usize = 64;
+
+impl Listeners {
+    /// No socket yet.
+    pub fn new() -> Result<Self> {
+        use rustix::event::{EventfdFlags, epoll, eventfd};
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("make", "set of listening sockets")?;
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let wake = eventfd(0, flags).context("open", "event counter")?;
+        let listeners = Self { epoll, wake };
+        listeners.add_fd(&listeners.wake, WOKEN)?;
+        Ok(listeners)
+    }
+
+    fn add_fd(&self, fd: impl std::os::fd::AsFd, number: u64) -> Result<()> {
+        use rustix::event::epoll::{EventData, EventFlags, add};
+        add(&self.epoll, fd, EventData::new_u64(number), EventFlags::IN)
+            .context("wait for", "listening socket")
+    }
+
+    /// Adds a listener, whose `accept` does not block any more. `number` stands for it in
+    /// [`Listeners::wait`] and is less than the greatest.
+    pub fn add(&self, listener: &TcpListener, number: u64) -> Result<()> {
+        listener
+            .set_nonblocking(true)
+            .context("set up", "listening socket")?;
+        self.add_fd(listener, number)
+    }
+
+    /// Removes a listener.
+    pub fn remove(&self, listener: &TcpListener) -> Result<()> {
+        rustix::event::epoll::delete(&self.epoll, listener).context("forget", "listening socket")
+    }
+
+    /// Waits until somebody connects to one of them or somebody wakes; numbers of those with
+    /// connections, some of which others may have taken meanwhile.
+    pub fn wait(&self) -> Result<Vec<u64>> {
+        let mut events = Vec::with_capacity(MOST_AT_ONCE);
+        rustix::io::retry_on_intr(|| {
+            let room = rustix::buffer::spare_capacity(&mut events);
+            rustix::event::epoll::wait(&self.epoll, room, None)
+        })
+        .context("wait for", "listening sockets")?;
+        let numbers = events.iter().map(|event| event.data.u64());
+        let (woken, numbers): (Vec<u64>, Vec<u64>) = numbers.partition(|number| *number == WOKEN);
+        if !woken.is_empty() {
+            // Somebody else may have read it.
+            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        }
+        Ok(numbers)
+    }
+
+    /// Makes the next or current [`Listeners::wait`] return.
+    pub fn wake(&self) -> Result<()> {
+        rustix::io::write(&self.wake, &1u64.to_ne_bytes()).context("wake", "listening sockets")?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -109,5 +173,32 @@ mod tests {
             assert_eq!(foreign.unwrap_err().errno(), Some(libc::EADDRNOTAVAIL));
         })
         .unwrap();
+    }
+
+    #[test]
+    fn one_wait_tells_which_of_many_listeners_has_a_client() {
+        let listeners = Listeners::new().unwrap();
+        let all: Vec<_> = (0..100)
+            .map(|number| {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                listeners.add(&listener, number).unwrap();
+                listener
+            })
+            .collect();
+        let connect = |nth: usize| std::net::TcpStream::connect(all[nth].local_addr().unwrap()).unwrap();
+        let _client = connect(42);
+        assert_eq!(listeners.wait().unwrap(), [42]);
+        assert_eq!(listeners.wait().unwrap(), [42], "nobody has accepted it yet");
+        all[42].accept().unwrap();
+        let nobody = all[42].accept().unwrap_err();
+        assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+        listeners.remove(&all[7]).unwrap();
+        let _client = connect(7);
+        listeners.wake().unwrap();
+        assert_eq!(
+            listeners.wait().unwrap(),
+            [] as [u64; 0],
+            "a removed one is told of"
+        );
     }
 }

@@ -125,7 +125,7 @@ impl Link {
         self.flags & UP.0 != 0
     }
 
-    fn parse(body: &[u8]) -> Option<Self> {
+    pub(super) fn parse(body: &[u8]) -> Option<Self> {
         let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
         let attributes = Attributes::new(body.get(FIXED..)?);
         Some(Self {

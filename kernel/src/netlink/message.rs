@@ -157,6 +157,8 @@ pub(crate) struct Received<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
+    /// Of whom it is, or whose request brought it about; 0 is the kernel.
+    pub(crate) port: u32,
     pub(crate) body: &'a [u8],
 }
 
@@ -174,6 +176,7 @@ pub(crate) fn split(mut datagram: &[u8]) -> Vec<Received<'_>> {
             kind: half(4),
             flags: half(6),
             sequence: word(8),
+            port: word(12),
             body,
         });
         datagram = datagram.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();

@@ -25,5 +25,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+pub mod watch;
+
 pub use message::{Attributes, Message};
 pub use socket::{Request, Socket};

@@ -1,7 +1,7 @@
 //! A netlink socket: many requests in one send, every acknowledgement checked.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 use super::message::{Message, Received, split};
@@ -98,6 +98,10 @@ impl Socket {
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&socket.fd, 16 << 20);
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket.fd, 4 << 20);
         Ok(socket)
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     fn set(&self, option: libc::c_int) -> Result<()> {

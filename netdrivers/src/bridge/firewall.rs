@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use kernel::netlink::Socket;
 use kernel::netlink::nft::expr::{self, Base, Ct, Meta, REG_1, REG_2, reg32};
-use kernel::netlink::nft::{Batch, Chain, Element, Expr, Field, Fields, Hook, Set, Table, Values, Verdict};
+use kernel::netlink::nft::{
+    Batch, Chain, Element, Expr, Family, Field, Fields, Hook, Set, Table, Values, Verdict,
+};
 use kernel::{Error, Result};
 
 use super::options;
@@ -29,7 +31,7 @@ const fn map(name: &'static str, id: u32, key: &'static [Field], values: &'stati
     }
 }
 
-const fn set(name: &'static str, id: u32, key: &'static [Field], ranges: bool) -> Set {
+pub(super) const fn set(name: &'static str, id: u32, key: &'static [Field], ranges: bool) -> Set {
     Set {
         name,
         id,
@@ -63,6 +65,9 @@ const MASQ6: Set = set("masq6", 11, &[Ipv6], true);
 const SETS: [Set; 11] = [
     PORTS4, ANY4, PORTS6, ANY6, BRIDGES, INTERNAL, ICC, NETS4, NETS6, MASQ4, MASQ6,
 ];
+
+/// Rules of all chains together.
+const RULES: usize = 4 + 1 + 2 + 6 + 4;
 
 const PUBLISH: Chain = Chain {
     name: "publish",
@@ -290,7 +295,7 @@ fn port_elements(endpoint: &Endpoint) -> impl Iterator<Item = (Set, Element)> {
 }
 
 /// Elements of one set after the other, so that each set takes few messages.
-fn by_set(elements: Vec<(Set, Element)>) -> Vec<(Set, Vec<Element>)> {
+pub(super) fn by_set(elements: Vec<(Set, Element)>) -> Vec<(Set, Vec<Element>)> {
     let mut sorted: Vec<(Set, Vec<Element>)> = Vec::new();
     for (set, element) in elements {
         match sorted.iter_mut().find(|(other, _)| other.id == set.id) {
@@ -307,13 +312,56 @@ pub fn replace<'a>(networks: &[Network], endpoints: impl Iterator<Item = &'a End
         // Made first, since removing a table that is not there would fail.
         return Batch::new().table(TABLE).delete_table(TABLE);
     }
-    let mut elements: Vec<_> = networks.iter().flat_map(network_elements).collect();
-    elements.extend(endpoints.flat_map(port_elements));
-    by_set(elements)
+    elements(networks, endpoints)
         .iter()
         .fold(skeleton(), |batch, (set, elements)| {
             batch.add(TABLE, set, elements)
         })
+}
+
+/// The elements that the records want.
+pub fn elements<'a>(
+    networks: &[Network],
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+) -> Vec<(Set, Vec<Element>)> {
+    let mut elements: Vec<_> = networks.iter().flat_map(network_elements).collect();
+    elements.extend(endpoints.flat_map(port_elements));
+    by_set(elements)
+}
+
+/// Whether the kernel's table has these elements and no other, and as many rules as ours.
+pub fn is_whole(socket: &Socket, wanted: &[(Set, Vec<Element>)]) -> Result<bool> {
+    Ok(socket.rules(Family::Inet, TABLE)?.len() == RULES
+        && holds(socket, (Family::Inet, TABLE), &SETS, wanted)?)
+}
+
+/// Whether sets of a table have these elements and no other.
+pub(super) fn holds(
+    socket: &Socket,
+    (family, table): (Family, Table),
+    sets: &[Set],
+    wanted: &[(Set, Vec<Element>)],
+) -> Result<bool> {
+    // The end of a range is not told by all kernels.
+    let plain = |elements: &[Element]| {
+        let mut plain: Vec<_> = elements
+            .iter()
+            .map(|e| (e.key.clone(), e.value.clone()))
+            .collect();
+        plain.sort_by(|a, b| a.0.cmp(&b.0));
+        plain
+    };
+    for set in sets {
+        let there = match socket.elements_of(family, table, set) {
+            Err(error) if error.is_missing() => return Ok(false),
+            other => other?,
+        };
+        let wanted = wanted.iter().find(|(other, _)| other.id == set.id);
+        if plain(&there) != plain(wanted.map_or(&[], |(_, list)| list)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Publishes an endpoint's ports. A table that somebody removed is ENOENT.

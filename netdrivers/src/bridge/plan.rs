@@ -161,6 +161,32 @@ pub fn join(network: &Network, endpoint: &Endpoint, prefix: &str) -> JoinPlan {
     plan
 }
 
+/// The records on an endpoint's way to no published ports.
+#[derive(Debug)]
+pub struct Revocation {
+    /// While the ports are taken back; a restart goes on.
+    pub leaving: Endpoint,
+    /// Behind it.
+    pub gone: Endpoint,
+}
+
+/// Plans to take an endpoint's ports back; none where it has none.
+pub fn revocation(endpoint: &Endpoint) -> Option<Revocation> {
+    if endpoint.bindings.is_empty() && endpoint.published.is_empty() {
+        return None;
+    }
+    let leaving = Endpoint {
+        is_programmed: false,
+        ..endpoint.clone()
+    };
+    let gone = Endpoint {
+        bindings: Vec::new(),
+        published: Vec::new(),
+        ..leaving.clone()
+    };
+    Some(Revocation { leaving, gone })
+}
+
 /// Host addresses that a binding is published on, each with the container's address behind it.
 pub fn publications(
     binding: &PortBinding,
@@ -291,6 +317,26 @@ mod tests {
         assert_eq!(host_ports(&binding(None, 80, 90)).unwrap(), 80..=90);
         assert_eq!(host_ports(&binding(None, 80, 0)).unwrap(), 80..=80);
         assert!(host_ports(&binding(None, 90, 80)).is_err());
+    }
+
+    #[test]
+    fn a_revocation_leaves_no_port_and_nothing_else_changes() {
+        let mut endpoint = endpoint_record("one", "e", "10.9.0.2/24");
+        assert!(revocation(&endpoint).is_none());
+        endpoint.is_programmed = true;
+        endpoint.published.push(super::super::records::Published {
+            protocol: Protocol::Tcp,
+            host: [0; 4].into(),
+            host_port: 80,
+            to: [10, 9, 0, 2].into(),
+            to_port: 80,
+        });
+        let steps = revocation(&endpoint).unwrap();
+        assert_eq!(steps.leaving.published, endpoint.published);
+        assert!(!steps.leaving.is_programmed);
+        endpoint.published.clear();
+        endpoint.is_programmed = false;
+        assert_eq!(steps.gone, endpoint);
     }
 
     #[test]

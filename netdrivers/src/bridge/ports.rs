@@ -7,7 +7,7 @@ use plugin_api::network::{PortBinding, Protocol};
 use plugin_api::{Fault, FaultKind};
 
 use super::plan;
-use super::proxy::Proxy;
+use super::proxy::{Proxy, Relays};
 use super::records::{Endpoint, Published};
 
 /// So many random ports are tried where two families must agree on one.
@@ -39,10 +39,15 @@ impl Held {
     }
 
     /// Takes a port; 0 is any.
-    fn take(protocol: Protocol, at: SocketAddr, to: SocketAddr) -> Result<Self, kernel::Error> {
+    fn take(
+        relays: &Relays,
+        protocol: Protocol,
+        at: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Self, kernel::Error> {
         let relayed = protocol == Protocol::Tcp && at.ip().is_unspecified();
         if at.ip().is_loopback() || relayed {
-            return Proxy::start(at, to).map(Self::Proxy);
+            return relays.open(at, to).map(Self::Proxy);
         }
         reserve(transport(protocol), at).map(Self::Reserved)
     }
@@ -50,6 +55,7 @@ impl Held {
 
 /// Ports for an endpoint's bindings, each with the sockets that hold it.
 pub(super) fn choose(
+    relays: &Relays,
     bindings: &[PortBinding],
     default: Option<IpAddr>,
     endpoint: &Endpoint,
@@ -57,7 +63,7 @@ pub(super) fn choose(
     let (mut published, mut held) = (Vec::new(), Vec::new());
     for binding in bindings {
         let places = plan::publications(binding, default, endpoint)?;
-        let (port, sockets) = one(binding, &places)?;
+        let (port, sockets) = one(relays, binding, &places)?;
         held.extend(sockets);
         published.extend(places.iter().map(|(host, to)| Published {
             protocol: binding.protocol,
@@ -71,12 +77,16 @@ pub(super) fn choose(
 }
 
 /// One port that is free on all places.
-fn one(binding: &PortBinding, places: &[(IpAddr, IpAddr)]) -> Result<(u16, Vec<Held>), Fault> {
+fn one(
+    relays: &Relays,
+    binding: &PortBinding,
+    places: &[(IpAddr, IpAddr)],
+) -> Result<(u16, Vec<Held>), Fault> {
     let ports = plan::host_ports(binding)?;
     let repeats = if ports == (0..=0) { ATTEMPTS } else { 1 };
     let mut last = None;
     for port in ports.clone().cycle_few(repeats) {
-        match on_all(binding, port, places) {
+        match on_all(relays, binding, port, places) {
             Ok(found) => return Ok(found),
             Err(error) => last = Some(error),
         }
@@ -109,6 +119,7 @@ const ADDRESS_NOT_AVAILABLE: i32 = 99;
 const PROTOCOL_NOT_SUPPORTED: i32 = 93;
 
 fn on_all(
+    relays: &Relays,
     binding: &PortBinding,
     port: u16,
     places: &[(IpAddr, IpAddr)],
@@ -118,18 +129,23 @@ fn on_all(
         // What the kernel chose for the first place is wanted on the others.
         let port = held.first().map_or(port, Held::port);
         let to = SocketAddr::new(*to, binding.container_port);
-        held.push(Held::take(binding.protocol, SocketAddr::new(*host, port), to)?);
+        held.push(Held::take(
+            relays,
+            binding.protocol,
+            SocketAddr::new(*host, port),
+            to,
+        )?);
     }
     let chosen = held.first().map_or(port, Held::port);
     Ok((chosen, held))
 }
 
 /// Holds the ports of a record again, after a restart; what somebody else took meanwhile is told.
-pub(super) fn hold_again(endpoint: &Endpoint) -> Vec<Held> {
+pub(super) fn hold_again(relays: &Relays, endpoint: &Endpoint) -> Vec<Held> {
     let again = |published: &Published| {
         let at = SocketAddr::new(published.host, published.host_port);
         let to = SocketAddr::new(published.to, published.to_port);
-        Held::take(published.protocol, at, to)
+        Held::take(relays, published.protocol, at, to)
             .inspect_err(|error| tracing::warn!(endpoint = %endpoint.at.endpoint, %at, %error, "a published port is held by somebody else"))
             .ok()
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kernel::netlink::link::{self, At, Link};
 use plugin_api::{Fault, FaultKind};
 
-use super::driver::{Driver, failed};
+use super::driver::{Core, failed};
 use super::reaper::reap;
 use super::records::{ENDPOINTS, Endpoint, EndpointPhase, NETWORKS, Network, NetworkPhase};
 use super::{options, plan, ports};
@@ -14,7 +14,7 @@ fn corrupt(error: kernel::record::Damaged) -> Fault {
     Fault::from_error(FaultKind::Corrupt, error)
 }
 
-impl Driver {
+impl Core {
     pub(super) fn recover(&self) -> Result<(), Fault> {
         self.load()?;
         let networks: Vec<_> = self.state().networks.values().cloned().collect();
@@ -40,9 +40,12 @@ impl Driver {
             return Ok(());
         }
         self.replace_firewall()?;
+        if !made.is_empty() {
+            self.replace_guard().map_err(failed)?;
+        }
         let programmed: Vec<_> = self.state().endpoints.values().cloned().collect();
         for endpoint in programmed {
-            let held = ports::hold_again(&endpoint);
+            let held = ports::hold_again(&self.relays, &endpoint);
             self.state().held.insert(endpoint.at, held);
         }
         Ok(())
@@ -122,7 +125,7 @@ impl Driver {
     }
 
     /// The bridge with its addresses, and the links of its endpoints as its ports.
-    fn raise_again(&self, network: &Network) -> Result<(), Fault> {
+    pub(super) fn raise_again(&self, network: &Network) -> Result<(), Fault> {
         let mut network = network.clone();
         if network.is_adopted && self.route.link(&network.bridge).map_err(failed)?.is_none() {
             network.is_adopted = false;

@@ -20,6 +20,12 @@ use plugin_api::{Done, Fault, FaultKind};
 use super::records::{Endpoint, EndpointPhase, NetworkPhase};
 use super::{Driver, firewall, plan};
 
+mod guard;
+mod ipv6;
+mod keeper;
+mod relays;
+mod revoke;
+
 pub(super) fn network_spec(id: &str, pool: &str) -> NetworkSpec {
     let pool: ipnet::IpNet = pool.parse().unwrap();
     let first = crate::ipam::pool::address(crate::ipam::pool::usable(pool).0, pool);
@@ -472,6 +478,37 @@ fn a_container_that_died_without_leave_holds_nothing() {
 }
 
 #[test]
+fn a_dead_endpoint_of_another_network_frees_its_port_and_a_live_one_keeps_it() {
+    World::run(|world| {
+        for (id, pool) in [("one", "10.9.0.0/24"), ("two", "10.10.0.0/24")] {
+            world.driver().create_network(&network_spec(id, pool)).unwrap();
+        }
+        let dead = world.start("one", "a", "10.9.0.2/24");
+        let live = world.start("one", "b", "10.9.0.3/24");
+        let next = world.start("two", "c", "10.10.0.2/24");
+        world.publish(&dead.at, Protocol::Tcp, 8080, 80).unwrap();
+        world.publish(&live.at, Protocol::Tcp, 8081, 80).unwrap();
+        let at = dead.at.clone();
+        let socket = Socket::route().unwrap();
+        let outer = plan::link_names(&at.endpoint).0;
+        drop(dead);
+        for _ in 0..300 {
+            if socket.link(&outer).unwrap().is_none() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let refused = world.publish(&next.at, Protocol::Tcp, 8081, 80).unwrap_err();
+        assert_eq!(refused.kind, FaultKind::InUse);
+        world.publish(&next.at, Protocol::Tcp, 8080, 80).unwrap();
+        assert!(world.driver().endpoint_info(&at).is_err(), "it was not swept");
+        assert!(world.driver().endpoint_info(&live.at).is_ok());
+        next.serve(80, "c");
+        assert_eq!(reads("10.9.0.1:8080").as_deref(), Some("c"));
+    });
+}
+
+#[test]
 fn half_made_things_are_taken_back_at_the_next_start() {
     World::run(|mut world| {
         world
@@ -480,15 +517,15 @@ fn half_made_things_are_taken_back_at_the_next_start() {
             .unwrap();
         let at = world.endpoint("one", "a", "10.9.0.2/24");
         world.join(&at);
-        let state = || world.driver().state();
+        let state = || world.driver().core.state();
         let mut endpoint = state().endpoints[&at].clone();
         endpoint.phase = EndpointPhase::Joining;
-        world.driver().put_endpoint(&endpoint).unwrap();
+        world.driver().core.put_endpoint(&endpoint).unwrap();
         let mut network = state().networks[&at.network].clone();
         network.spec.id = NetworkId::new("half").unwrap();
         network.bridge = "br-half".into();
         network.phase = NetworkPhase::Making;
-        world.driver().put_network(&network).unwrap();
+        world.driver().core.put_network(&network).unwrap();
         let socket = Socket::route().unwrap();
         let bridge = link::Bridge {
             alias: Some(plan::bridge_alias(&network.spec.id)),

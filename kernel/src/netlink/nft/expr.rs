@@ -85,6 +85,8 @@ pub const DESTINATION_CHANGED: u32 = 32;
 /// Which header a payload's offset counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {
+    /// Ethernet: addresses at 0 and 6, the type at 12.
+    Link,
     /// IP.
     Network,
     /// TCP, UDP, SCTP: the destination port is at 2.
@@ -120,6 +122,8 @@ pub enum Expr {
     Dnat(u32, u32, u32),
     /// Translates the source to the address of the link it leaves by.
     Masquerade,
+    /// Counts packets and bytes that come here.
+    Counter,
     /// Ends the rule with a verdict.
     Verdict(Verdict),
 }
@@ -144,6 +148,7 @@ impl Expr {
             Self::In(..) | Self::NotIn(..) | Self::Find(..) | Self::Decide(..) => "lookup",
             Self::Dnat(..) => "nat",
             Self::Masquerade => "masq",
+            Self::Counter => "counter",
             Self::Verdict(_) => "immediate",
         }
     }
@@ -160,6 +165,7 @@ impl Expr {
             }
             Self::Payload(base, offset, length, to) => {
                 let base = match base {
+                    Base::Link => 0,
                     Base::Network => 1,
                     Base::Transport => 2,
                 };
@@ -183,7 +189,7 @@ impl Expr {
                 let m = m.number_be(1, 1).number_be(2, *family);
                 m.number_be(3, *address).number_be(5, *port)
             }
-            Self::Masquerade => m,
+            Self::Masquerade | Self::Counter => m,
             Self::Verdict(verdict) => m.number_be(1, 0).nest(2, |m| m.nest(2, |m| verdict.write(m))),
         }
     }

@@ -21,15 +21,18 @@ pub use set::{Element, Field, Fields, Set, Value, Values};
 /// Length of `struct nfgenmsg`.
 const FIXED: usize = 4;
 /// `NFNL_SUBSYS_NFTABLES`.
-const SUBSYSTEM: u8 = 10;
+pub(super) const SUBSYSTEM: u8 = 10;
 /// `NFPROTO_INET`: IPv4 and IPv6 together.
 const INET: u8 = 1;
+/// `NFPROTO_BRIDGE`.
+const BRIDGE: u8 = 7;
 
 const NEW_TABLE: u8 = 0;
 const GET_TABLE: u8 = 1;
 const DELETE_TABLE: u8 = 2;
 const NEW_CHAIN: u8 = 3;
 const NEW_RULE: u8 = 6;
+const GET_RULE: u8 = 7;
 const NEW_SET: u8 = 9;
 const NEW_ELEMENTS: u8 = 12;
 const GET_ELEMENTS: u8 = 13;
@@ -38,7 +41,26 @@ const DELETE_ELEMENTS: u8 = 14;
 /// Most elements of one message: its list must stay below 64 KiB.
 const MOST_ELEMENTS: usize = 200;
 
-/// A table of the `inet` family, by name.
+/// Which packets a table sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Family {
+    /// IPv4 and IPv6.
+    #[default]
+    Inet,
+    /// Frames that pass bridges.
+    Bridge,
+}
+
+impl Family {
+    fn number(self) -> u8 {
+        match self {
+            Self::Inet => INET,
+            Self::Bridge => BRIDGE,
+        }
+    }
+}
+
+/// A table, by name; of the batch's or the question's family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Table(pub &'static str);
 
@@ -77,7 +99,7 @@ pub struct Chain {
 
 /// Changes that the kernel makes together or not at all.
 #[derive(Debug, Clone)]
-pub struct Batch(Vec<Request>);
+pub struct Batch(Vec<Request>, Family);
 
 impl Default for Batch {
     fn default() -> Self {
@@ -85,15 +107,29 @@ impl Default for Batch {
     }
 }
 
-fn message(kind: u8, flags: i32) -> Message {
-    Message::new(u16::from_be_bytes([SUBSYSTEM, kind]), flags, &[INET, 0, 0, 0])
+fn message(family: Family, kind: u8, flags: i32) -> Message {
+    Message::new(
+        u16::from_be_bytes([SUBSYSTEM, kind]),
+        flags,
+        &[family.number(), 0, 0, 0],
+    )
 }
 
 impl Batch {
     /// No change yet.
     pub fn new() -> Self {
         let begin = Message::new(0x10, 0, &[0, 0, 0, SUBSYSTEM]);
-        Self(vec![Request::new("begin batch for", "nf_tables", begin)])
+        let begin = Request::new("begin batch for", "nf_tables", begin);
+        Self(vec![begin], Family::default())
+    }
+
+    /// No change yet, of tables of a family.
+    pub fn of(family: Family) -> Self {
+        Self(Self::new().0, family)
+    }
+
+    fn message(&self, kind: u8, flags: i32) -> Message {
+        message(self.1, kind, flags)
     }
 
     /// Whether there is no change in it.
@@ -109,20 +145,22 @@ impl Batch {
     /// Makes a table; one that is there stays as it is.
     #[must_use]
     pub fn table(self, table: Table) -> Self {
-        let message = message(NEW_TABLE, 0).text(1, table.0).number_be(2, 0);
+        let message = self.message(NEW_TABLE, 0).text(1, table.0).number_be(2, 0);
         self.push("create table", table.0, message)
     }
 
     /// Removes a table with all that is in it; ENOENT if there is none.
     #[must_use]
     pub fn delete_table(self, table: Table) -> Self {
-        self.push("delete table", table.0, message(DELETE_TABLE, 0).text(1, table.0))
+        let message = self.message(DELETE_TABLE, 0).text(1, table.0);
+        self.push("delete table", table.0, message)
     }
 
     /// Makes a chain; base chains accept what no rule decides.
     #[must_use]
     pub fn chain(self, table: Table, chain: Chain) -> Self {
-        let mut message = message(NEW_CHAIN, libc::NLM_F_CREATE)
+        let mut message = self
+            .message(NEW_CHAIN, libc::NLM_F_CREATE)
             .text(1, table.0)
             .text(3, chain.name);
         if let Some((kind, hook, priority)) = chain.base {
@@ -137,7 +175,8 @@ impl Batch {
     /// Adds a rule at the end of a chain.
     #[must_use]
     pub fn rule(self, table: Table, chain: Chain, expressions: &[Expr]) -> Self {
-        let message = message(NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND)
+        let message = self
+            .message(NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND)
             .text(1, table.0)
             .text(2, chain.name)
             .nest(4, |m| expressions.iter().fold(m, |m, expr| expr.write(m)));
@@ -147,7 +186,7 @@ impl Batch {
     /// Makes a set or map; one of the same shape that is there stays as it is.
     #[must_use]
     pub fn set(self, table: Table, set: &Set) -> Self {
-        let message = set.write(message(NEW_SET, libc::NLM_F_CREATE).text(1, table.0));
+        let message = set.write(self.message(NEW_SET, libc::NLM_F_CREATE).text(1, table.0));
         self.push("create set", format!("{} {}", table.0, set.name), message)
     }
 
@@ -159,7 +198,7 @@ impl Batch {
         elements: &[Element],
     ) -> Self {
         for some in elements.chunks(MOST_ELEMENTS) {
-            let message = set.write_elements(message(kind, flags).text(1, table.0), some);
+            let message = set.write_elements(self.message(kind, flags).text(1, table.0), some);
             self = self.push(operation, format!("{} {}", table.0, set.name), message);
         }
         self
@@ -197,13 +236,29 @@ impl Socket {
 
     /// Names of the `inet` tables.
     pub fn tables(&self) -> Result<Vec<String>> {
-        let request = Request::new("list", "tables", message(GET_TABLE, 0));
+        let request = Request::new("list", "tables", message(Family::Inet, GET_TABLE, 0));
         self.dump(&request, |_, body| Attributes::new(body.get(FIXED..)?).text(1))
+    }
+
+    /// The chain of each rule of a table, one for every rule.
+    pub fn rules(&self, family: Family, table: Table) -> Result<Vec<String>> {
+        let message = message(family, GET_RULE, 0).text(1, table.0);
+        self.dump(&Request::new("list rules of", table.0, message), |_, body| {
+            let attributes = Attributes::new(body.get(FIXED..)?);
+            (attributes.text(1)? == table.0).then(|| attributes.text(2))?
+        })
     }
 
     /// The elements of a set; ENOENT if there is no such set.
     pub fn elements(&self, table: Table, set: &Set) -> Result<Vec<Element>> {
-        let message = message(GET_ELEMENTS, 0).text(1, table.0).text(2, set.name);
+        self.elements_of(Family::Inet, table, set)
+    }
+
+    /// The elements of a set of a family's table; ENOENT if there is no such set.
+    pub fn elements_of(&self, family: Family, table: Table, set: &Set) -> Result<Vec<Element>> {
+        let message = message(family, GET_ELEMENTS, 0)
+            .text(1, table.0)
+            .text(2, set.name);
         let request = Request::new("list elements of", format!("{} {}", table.0, set.name), message);
         let found = self.dump(&request, |_, body| {
             Some(set::parse_elements(Attributes::new(body.get(FIXED..)?)))

@@ -21,6 +21,8 @@ pub enum Field {
     Port,
     /// `ifname`.
     LinkName,
+    /// `ether_addr`.
+    Mac,
 }
 
 impl Field {
@@ -29,6 +31,7 @@ impl Field {
         match self {
             Self::Ipv4 => 7,
             Self::Ipv6 => 8,
+            Self::Mac => 9,
             Self::Protocol => 12,
             Self::Port => 13,
             Self::LinkName => 41,
@@ -39,6 +42,7 @@ impl Field {
     fn length(self) -> u32 {
         match self {
             Self::Ipv4 | Self::Protocol | Self::Port => 4,
+            Self::Mac => 8,
             Self::Ipv6 | Self::LinkName => 16,
         }
     }
@@ -47,7 +51,7 @@ impl Field {
     fn byte_order(self) -> u32 {
         match self {
             Self::LinkName => 1,
-            Self::Protocol | Self::Ipv4 | Self::Ipv6 | Self::Port => 2,
+            Self::Protocol | Self::Ipv4 | Self::Ipv6 | Self::Port | Self::Mac => 2,
         }
     }
 }
@@ -138,6 +142,12 @@ impl Fields {
     #[must_use]
     pub fn link(self, name: &str) -> Self {
         self.push(&link_name(name))
+    }
+
+    /// A link-layer address.
+    #[must_use]
+    pub fn mac(self, mac: [u8; 6]) -> Self {
+        self.push(&mac)
     }
 
     /// The bytes.
