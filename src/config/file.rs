@@ -14,6 +14,8 @@ pub(crate) struct File {
     pub(crate) state: Option<PathBuf>,
     /// Where sockets are made: `NAME.sock`.
     pub(crate) sockets: Option<PathBuf>,
+    /// Where the sockets of snapshotters are made: `NAME.sock`.
+    pub(crate) snapshots: Option<PathBuf>,
     /// Log filter: `info`, `debug`, `longshore=debug`…
     pub(crate) log: Option<String>,
     /// `[graph.NAME]`.
@@ -28,6 +30,9 @@ pub(crate) struct File {
     /// `[volume.NAME]`.
     #[serde(default)]
     pub(crate) volume: BTreeMap<String, Driver>,
+    /// `[snapshot.NAME]`.
+    #[serde(default)]
+    pub(crate) snapshot: BTreeMap<String, Driver>,
 }
 
 /// One driver instance; its table's name is its socket's name.
