@@ -25,6 +25,8 @@ use tokio::sync::oneshot;
 /// A snapshotter behind its socket, and a connection to it.
 struct Shop {
     client: SnapshotClient,
+    /// containerd's collector of garbage names no namespace.
+    collector: SnapshotClient,
     base: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -48,10 +50,9 @@ impl Shop {
                 .block_on(serve(vec![(bound, plugin)], shutdown, Duration::from_secs(5)))
                 .unwrap();
         });
-        // Half of the tests speak as the collector of garbage does, which names no namespace.
-        let namespace = (std::process::id() % 2 == 0).then_some("default");
         Self {
-            client: SnapshotClient::connect(&socket, namespace).unwrap(),
+            client: SnapshotClient::connect(&socket, Some("default")).unwrap(),
+            collector: SnapshotClient::connect(&socket, None).unwrap(),
             base,
             stop: Some(stop),
             thread: Some(thread),
@@ -103,7 +104,7 @@ impl Shop {
     }
 
     fn remove(&self, key: &str) {
-        self.client.remove(&k(key)).unwrap();
+        self.collector.remove(&k(key)).unwrap();
     }
 
     fn stat(&self, key: &str) -> SnapshotInfo {
@@ -285,7 +286,7 @@ fn a_key_in_use_and_a_wrong_parent_are_refused_and_change_nothing() {
         assert_eq!(refused(s.client.usage(&k("x"))), FaultKind::NotFound);
         assert_eq!(refused(s.client.remove(&k("x"))), FaultKind::NotFound);
         assert_eq!(s.client.list().unwrap(), before);
-        s.client.cleanup().unwrap();
+        s.collector.cleanup().unwrap();
         assert_eq!(
             names(&s.base.join("state/layers")).len(),
             3,
@@ -433,7 +434,7 @@ fn the_root_folder_is_open_to_all_and_keeps_what_was_set() {
         let mounts = s.view("v", "");
         s.within(&mounts, |at| assert_eq!((mode(at), names(at)), (0o755, vec![])));
         s.layer("l", "", |at| {
-            fs::set_permissions(at, PermissionsExt::from_mode(0o711)).unwrap()
+            fs::set_permissions(at, PermissionsExt::from_mode(0o711)).unwrap();
         });
         s.look("l", |at| assert_eq!(mode(at), 0o711));
         let mounts = s.prepare("q", "l");
@@ -449,12 +450,12 @@ fn a_snapshot_in_the_middle_is_removed_when_nothing_stands_upon_it() {
         let top = s.prepare("top", "middle");
         assert_eq!(refused(s.client.remove(&k("middle"))), FaultKind::WrongState);
         s.within(&top, |at| {
-            assert_eq!(fs::read_to_string(at.join("f")).unwrap(), "middle")
+            assert_eq!(fs::read_to_string(at.join("f")).unwrap(), "middle");
         });
         s.remove("top");
         s.remove("middle");
         s.look("base", |at| {
-            assert_eq!(fs::read_to_string(at.join("f")).unwrap(), "base")
+            assert_eq!(fs::read_to_string(at.join("f")).unwrap(), "base");
         });
         s.remove("base");
     });
@@ -592,7 +593,7 @@ fn sockets_and_open_files_live_on_through_copies() {
         });
         s.commit("l2", "p");
         s.look("l2", |at| {
-            assert_eq!(fs::read_to_string(at.join("f")).unwrap(), "upper")
+            assert_eq!(fs::read_to_string(at.join("f")).unwrap(), "upper");
         });
     });
 }
@@ -616,8 +617,8 @@ fn usage_counts_the_snapshot_alone_and_removal_frees_it() {
         for key in ["v", "l2", "l1"] {
             s.remove(key);
         }
-        s.client.cleanup().unwrap();
-        s.client.cleanup().unwrap();
+        s.collector.cleanup().unwrap();
+        s.collector.cleanup().unwrap();
         assert_eq!(names(&s.base.join("state/layers")).len(), 1);
         assert_eq!(names(&s.base.join("state/trash")), [""; 0]);
     });

@@ -22,11 +22,11 @@ use crate::{run, tidy};
 const FEATURES: &[&str] = &["--workspace", "--features", "longshore/fault"];
 /// Every lane that is a part of the tests, as nextest's filters; what none of them names is `unit`'s.
 const CONTRACT: &str = "binary(/^contract/)";
-const CRASH: &str = "binary(=crash)";
+const CRASH: &str = "binary(/crash$/)";
 const ENGINES: &str = "package(longshore) & binary(=suite)";
 /// What is tested in namespaces of its own: the drivers from outside, and the cellar's system calls.
 const NETNS: &str = "((package(/drivers$/) & kind(test)) + (package(kernel) & test(/^(mount|netns|netlink)::/))) \
-                     - binary(/^contract/) - binary(=crash)";
+                     - binary(/^contract/) - binary(/crash$/)";
 
 /// A named part of the test command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,7 +41,7 @@ pub(crate) enum Lane {
     Netns,
     /// Faults and kill -9 at every step.
     Crash,
-    /// Real dockerd and Podman, and the reference engine.
+    /// Real dockerd, Podman and containerd, and the reference engine.
     Engines,
     /// The long runs, shortened.
     SoakShort,
@@ -82,6 +82,7 @@ impl Lane {
             Need::Program("docker", "docker.io"),
             Need::Program("podman", "podman"),
             Need::Program("containerd", "containerd"),
+            Need::Program("ctr", "containerd"),
             Need::Program("runc", "runc"),
             Need::Program("crun", "crun"),
             Need::Program("iptables", "iptables"),
