@@ -73,6 +73,7 @@ fn add(plugin: &mut Plugin, instance: &Instance) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn told(fault: plugin_api::Fault) -> anyhow::Error {
     anyhow::anyhow!(fault.sentence())
 }

@@ -56,6 +56,9 @@ struct Where {
     /// Log filter: error, warn, info, debug, or by module [default: info]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
+    /// How a line of the log looks
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: observe::Format,
     /// Serve only these kinds of drivers
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     only: Vec<Kind>,
@@ -68,6 +71,7 @@ impl From<Where> for Flags {
             state,
             sockets,
             log,
+            log_format: _,
             only,
         } = given;
         Self {
@@ -93,8 +97,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(given) => {
+            let format = given.log_format;
             let config = Config::load(&given.into())?;
-            observe::start(&config.log)?;
+            observe::start(&config.log, format)?;
             serve::serve(&config)
         }
         Command::Check(given) => {

@@ -1,10 +1,20 @@
-//! Logs: plain text on standard error, which the journal takes when we run under systemd.
+//! Logs on standard error, which the journal takes when we run under systemd: text, or JSON by flag.
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
+/// How a line of the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one object a line.
+    Json,
+}
+
 /// Starts logging with a filter such as `info` or `longshore=debug`.
-pub(crate) fn start(filter: &str) -> anyhow::Result<()> {
+pub(crate) fn start(filter: &str, format: Format) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("read the log filter {filter:?}"))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     // The journal has its own clock.
@@ -13,10 +23,12 @@ pub(crate) fn start(filter: &str) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(colours);
-    if journal {
-        logs.without_time().init()
+    if format == Format::Json {
+        logs.json().init();
+    } else if journal {
+        logs.without_time().init();
     } else {
-        logs.init()
+        logs.init();
     }
     Ok(())
 }

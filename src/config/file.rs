@@ -49,11 +49,70 @@ impl File {
         let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("read {}", path.display()))
     }
+
+    /// Reads a file and `conf.d/*.toml` beside it, in the order of their names.
+    pub(crate) fn read_with_parts(path: &Path) -> anyhow::Result<Self> {
+        let mut file = Self::read(path)?;
+        let folder = path.with_file_name("conf.d");
+        let mut parts = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries
+                .map(|entry| Ok(entry?.path()))
+                .collect::<std::io::Result<Vec<_>>>(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+        .with_context(|| format!("read {}", folder.display()))?;
+        parts.retain(|part| part.extension().is_some_and(|ending| ending == "toml"));
+        parts.sort();
+        for part in parts {
+            file.add(Self::read(&part)?);
+        }
+        Ok(file)
+    }
+
+    /// What a later file says takes the place of what this one says.
+    fn add(&mut self, later: Self) {
+        self.state = later.state.or(self.state.take());
+        self.sockets = later.sockets.or(self.sockets.take());
+        self.log = later.log.or(self.log.take());
+        self.graph.extend(later.graph);
+        self.network.extend(later.network);
+        self.ipam.extend(later.ipam);
+        self.volume.extend(later.volume);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn later_parts_take_the_place_of_earlier_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let main = write(
+            "l.toml",
+            "log = \"info\"\nstate = \"/a\"\n[volume.a]\ndriver = \"local\"\n",
+        );
+        write(
+            "conf.d/20.toml",
+            "state = \"/c\"\n[volume.b]\ndriver = \"local\"\n",
+        );
+        write("conf.d/10.toml", "state = \"/b\"\n");
+        write("conf.d/note.txt", "not read");
+        let file = File::read_with_parts(&main).unwrap();
+        assert_eq!(file.state.unwrap(), Path::new("/c"));
+        assert_eq!(file.log.as_deref(), Some("info"));
+        assert_eq!(file.volume.len(), 2);
+        write("conf.d/30.toml", "stat = \"/d\"\n");
+        let told = format!("{:#}", File::read_with_parts(&main).unwrap_err());
+        assert!(told.contains("30.toml") && told.contains("stat"), "{told}");
+    }
 
     #[test]
     fn an_unknown_key_is_refused_with_its_line() {

@@ -99,8 +99,8 @@ impl Config {
     pub(crate) fn load(flags: &Flags) -> anyhow::Result<Self> {
         let default = Path::new(DEFAULT_FILE);
         let file = match &flags.config {
-            Some(path) => File::read(path)?,
-            None if default.exists() => File::read(default)?,
+            Some(path) => File::read_with_parts(path)?,
+            None if default.exists() => File::read_with_parts(default)?,
             None => File { ..everything() },
         };
         Self::resolve(file, flags)

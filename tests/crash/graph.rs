@@ -30,13 +30,13 @@ fn init(ground: &Ground) -> Result<(), Fault> {
         home: ground.path("home"),
         ..Default::default()
     };
-    ground.client().graph().init(&init)?;
+    ground.client()?.graph().init(&init)?;
     Ok(())
 }
 
 fn base(ground: &Ground) -> Result<(), Fault> {
-    ground.client().graph().create(&layer("ba5e", None))?;
-    assert!(ground.client().graph().exists(&id("ba5e"))?);
+    ground.client()?.graph().create(&layer("ba5e", None))?;
+    assert!(ground.client()?.graph().exists(&id("ba5e"))?);
     Ok(())
 }
 
@@ -53,7 +53,7 @@ fn fill(ground: &Ground) -> Result<(), Fault> {
     add("etc/motd", tar::EntryType::Regular, b"welcome");
     add("etc/issue", tar::EntryType::Regular, b"longshore");
     let bytes = archive.into_inner().unwrap();
-    let graph = ground.client().graph();
+    let graph = ground.client()?.graph();
     let size = graph.apply_diff(&id("ba5e"), None, &mut bytes.as_slice())?;
     assert_eq!(size, 16);
     let mut tar = Vec::new();
@@ -73,18 +73,18 @@ fn name_of(entry: std::io::Result<tar::Entry<'_, &[u8]>>) -> String {
 }
 
 fn next(ground: &Ground) -> Result<(), Fault> {
-    ground.client().graph().create(&layer("1a7e", Some("ba5e")))?;
+    ground.client()?.graph().create(&layer("1a7e", Some("ba5e")))?;
     Ok(())
 }
 
 fn container(ground: &Ground) -> Result<(), Fault> {
     let container = layer("c0de", Some("ba5e"));
-    ground.client().graph().create_read_write(&container)?;
+    ground.client()?.graph().create_read_write(&container)?;
     Ok(())
 }
 
 fn get(ground: &Ground) -> Result<(), Fault> {
-    let path = ground.client().graph().get(&id("c0de"), "")?;
+    let path = ground.client()?.graph().get(&id("c0de"), "")?;
     let motd = ground.seen(&path.join("etc/motd"));
     assert_eq!(std::fs::read_to_string(motd).unwrap(), "welcome");
     Ok(())
@@ -93,14 +93,14 @@ fn get(ground: &Ground) -> Result<(), Fault> {
 /// As often as it takes: a get whose answer was lost may count or not.
 fn put(ground: &Ground) -> Result<(), Fault> {
     for _ in 0..3 {
-        ground.client().graph().put(&id("c0de"))?;
+        ground.client()?.graph().put(&id("c0de"))?;
     }
     Ok(())
 }
 
 fn remove(ground: &Ground, name: &str) -> Result<(), Fault> {
-    ground.client().graph().remove(&id(name))?;
-    assert!(!ground.client().graph().exists(&id(name))?);
+    ground.client()?.graph().remove(&id(name))?;
+    assert!(!ground.client()?.graph().exists(&id(name))?);
     Ok(())
 }
 
@@ -117,7 +117,7 @@ fn no_container(ground: &Ground) -> Result<(), Fault> {
 }
 
 fn cleanup(ground: &Ground) -> Result<(), Fault> {
-    ground.client().graph().cleanup()?;
+    ground.client()?.graph().cleanup()?;
     Ok(())
 }
 

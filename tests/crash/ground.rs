@@ -9,9 +9,9 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use kernel::exec::Tool;
-use plugin_api::FaultKind;
 use plugin_api::client::Client;
 use plugin_api::wire::Verb;
+use plugin_api::{Fault, FaultKind};
 
 /// How long something may take that is under way: a start, the emptying of a trash.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,9 +85,8 @@ impl Ground {
     }
 
     /// The socket on which every driver answers.
-    pub(crate) fn client(&self) -> Client {
-        let path = self.path("sockets/crash.sock");
-        Client::connect(path).expect("longshore runs")
+    pub(crate) fn client(&self) -> Result<Client, Fault> {
+        Client::connect(self.path("sockets/crash.sock"))
     }
 
     /// Keeps what an engine would keep.

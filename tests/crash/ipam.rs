@@ -16,7 +16,7 @@ const DRIVERS: &str = "[ipam.crash]\ndriver = \"local\"\n";
 const SUBNET: &str = "10.88.0.0/24";
 
 fn pool(ground: &Ground) -> Result<(), Fault> {
-    let ipam = ground.client().ipam();
+    let ipam = ground.client()?.ipam();
     let request = PoolRequest {
         space: ipam.default_spaces()?.local,
         pool: Some(SUBNET.parse().unwrap()),
@@ -37,7 +37,7 @@ fn pool_id(ground: &Ground) -> PoolId {
 /// As often as it takes: a request whose answer was lost may count or not.
 fn no_pool(ground: &Ground) -> Result<(), Fault> {
     for _ in 0..3 {
-        ground.client().ipam().release_pool(&pool_id(ground))?;
+        ground.client()?.ipam().release_pool(&pool_id(ground))?;
     }
     Ok(())
 }
@@ -50,7 +50,7 @@ fn request(ground: &Ground, address: Option<&str>, purpose: AddressPurpose) -> R
         mac: None,
         serial: false,
     };
-    let lease = ground.client().ipam().request_address(&request)?;
+    let lease = ground.client()?.ipam().request_address(&request)?;
     assert_eq!(lease.address.trunc().to_string(), SUBNET);
     if let Some(address) = address {
         assert_eq!(lease.address.addr().to_string(), address);
@@ -61,7 +61,7 @@ fn request(ground: &Ground, address: Option<&str>, purpose: AddressPurpose) -> R
 fn release(ground: &Ground, address: &str) -> Result<(), Fault> {
     let address: IpAddr = address.parse().unwrap();
     ground
-        .client()
+        .client()?
         .ipam()
         .release_address(&pool_id(ground), address)?;
     Ok(())

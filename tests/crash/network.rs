@@ -41,12 +41,12 @@ fn network(ground: &Ground) -> Result<(), Fault> {
         ipv4: vec![subnet],
         ipv6: Vec::new(),
     };
-    ground.client().network().create_network(&spec)?;
+    ground.client()?.network().create_network(&spec)?;
     Ok(())
 }
 
 fn no_network(ground: &Ground) -> Result<(), Fault> {
-    ground.client().network().delete_network(&network_id())?;
+    ground.client()?.network().delete_network(&network_id())?;
     Ok(())
 }
 
@@ -72,12 +72,12 @@ fn endpoint(ground: &Ground) -> Result<(), Fault> {
         exposed: Vec::new(),
         options: BTreeMap::new(),
     };
-    ground.client().network().create_endpoint(&spec)?;
+    ground.client()?.network().create_endpoint(&spec)?;
     Ok(())
 }
 
 fn no_endpoint(ground: &Ground) -> Result<(), Fault> {
-    ground.client().network().delete_endpoint(&at())?;
+    ground.client()?.network().delete_endpoint(&at())?;
     Ok(())
 }
 
@@ -87,7 +87,7 @@ fn join(ground: &Ground) -> Result<(), Fault> {
         sandbox: SandboxKey::new("/run/netns/box").unwrap(),
         options: BTreeMap::new(),
     };
-    let plan = ground.client().network().join(&spec)?;
+    let plan = ground.client()?.network().join(&spec)?;
     let link = plan.link.expect("a bridge gives a link").source;
     ground.run(&["ip", "link", "show", "dev", &link]);
     ground.remember("link", link);
@@ -102,7 +102,7 @@ fn enter(ground: &Ground) -> Result<(), Fault> {
 }
 
 fn leave(ground: &Ground) -> Result<(), Fault> {
-    ground.client().network().leave(&at())?;
+    ground.client()?.network().leave(&at())?;
     Ok(())
 }
 
@@ -112,14 +112,14 @@ fn program(ground: &Ground) -> Result<(), Fault> {
         ports: ports(),
         exposed: Vec::new(),
     };
-    let network = ground.client().network();
+    let network = ground.client()?.network();
     let connectivity = network.external_connectivity();
     connectivity.expect("a bridge publishes ports").program(&spec)?;
     Ok(())
 }
 
 fn revoke(ground: &Ground) -> Result<(), Fault> {
-    let network = ground.client().network();
+    let network = ground.client()?.network();
     let connectivity = network.external_connectivity();
     connectivity.expect("a bridge publishes ports").revoke(&at())?;
     Ok(())

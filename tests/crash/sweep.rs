@@ -65,6 +65,8 @@ impl Scene {
         assert_eq!(ground.start("die:0"), Start::Up);
         let (start_changes, _) = ground.counted();
         ground.disarm();
+        // Changes are counted from the start of a process on, and so they will be while sweeping.
+        assert_eq!(ground.start("die:0"), Start::Up);
         self.set_up(ground);
         // What was set up may still be at work, such as a trash being emptied.
         ground.died(true);

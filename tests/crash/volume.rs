@@ -20,17 +20,17 @@ fn holder() -> HolderId {
 fn create(ground: &Ground) -> Result<(), Fault> {
     let options = [("uid", "7"), ("mode", "0750")];
     let options = options.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    ground.client().volume().create(&name(), &options.into())?;
+    ground.client()?.volume().create(&name(), &options.into())?;
     // Made is made whole: `get` and `list` know it and its directory is as asked for.
-    let info = ground.client().volume().get(&name())?;
-    assert_eq!(ground.client().volume().list()?, [info]);
+    let info = ground.client()?.volume().get(&name())?;
+    assert_eq!(ground.client()?.volume().list()?, [info]);
     Ok(())
 }
 
 fn mount(ground: &Ground) -> Result<(), Fault> {
     use std::os::unix::fs::MetadataExt;
 
-    let path = ground.client().volume().mount(&name(), &holder())?;
+    let path = ground.client()?.volume().mount(&name(), &holder())?;
     let data = path.metadata().unwrap();
     assert_eq!((data.uid(), data.mode() & 0o7777), (7, 0o750));
     std::fs::write(path.join("file"), "text").unwrap();
@@ -39,7 +39,7 @@ fn mount(ground: &Ground) -> Result<(), Fault> {
 
 /// As often as it takes: a mount whose answer was lost may count or not.
 fn unmount(ground: &Ground) -> Result<(), Fault> {
-    let volumes = ground.client().volume();
+    let volumes = ground.client()?.volume();
     for _ in 0..3 {
         volumes.unmount(&name(), &holder())?;
     }
@@ -47,9 +47,9 @@ fn unmount(ground: &Ground) -> Result<(), Fault> {
 }
 
 fn remove(ground: &Ground) -> Result<(), Fault> {
-    ground.client().volume().remove(&name())?;
-    assert!(ground.client().volume().get(&name()).is_err());
-    assert_eq!(ground.client().volume().list()?, []);
+    ground.client()?.volume().remove(&name())?;
+    assert!(ground.client()?.volume().get(&name()).is_err());
+    assert_eq!(ground.client()?.volume().list()?, []);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use tracing::{Instrument, Span};
 
 use super::body::{ReplyBody, reader, stream};
 use super::{Caller, MAX_BODY, Plugin};
@@ -52,21 +53,26 @@ pub(super) async fn answer(
         let text = format!("{}: this plugin does not implement such a verb", id::quoted(path));
         return refuse(verb, StatusCode::NOT_FOUND, &text);
     };
-    let begun = Instant::now();
-    let response = match verb {
-        Verb::GraphDiff => diff(&caller, request).await,
-        Verb::GraphApplyDiff => apply_diff(&caller, request).await,
-        _ => plain(&caller, peer, verb, request).await,
-    };
-    let status = response.status().as_u16();
-    tracing::debug!(
+    // Whatever a driver tells while it works stands under this.
+    let span = tracing::info_span!(
+        "request",
         verb = verb.name(),
-        pid = peer.pid,
-        status,
-        us = begun.elapsed().as_micros(),
-        "answered"
+        driver = &*caller.name,
+        pid = peer.pid
     );
-    response
+    async {
+        let begun = Instant::now();
+        let response = match verb {
+            Verb::GraphDiff => diff(&caller, request).await,
+            Verb::GraphApplyDiff => apply_diff(&caller, request).await,
+            _ => plain(&caller, peer, verb, request).await,
+        };
+        let (status, us) = (response.status().as_u16(), begun.elapsed().as_micros());
+        tracing::debug!(status, us, "answered");
+        response
+    }
+    .instrument(span)
+    .await
 }
 
 fn is_served(plugin: &Plugin, verb: Verb) -> bool {
@@ -103,8 +109,10 @@ fn refuse(verb: Option<Verb>, status: StatusCode, sentence: &str) -> Response<Re
 fn fail(verb: Verb, fault: &Fault) -> Response<ReplyBody> {
     let sentence = fault.sentence();
     match fault.kind {
-        FaultKind::Internal | FaultKind::Corrupt => tracing::error!(verb = verb.name(), "{sentence}"),
-        _ => tracing::info!(verb = verb.name(), kind = fault.kind.label(), "{sentence}"),
+        FaultKind::Internal | FaultKind::Corrupt => tracing::error!(kind = fault.kind.label(), "{sentence}"),
+        // Engines ask for what is not there before they make it.
+        FaultKind::NotFound => tracing::debug!(kind = fault.kind.label(), "{sentence}"),
+        _ => tracing::info!(kind = fault.kind.label(), "{sentence}"),
     }
     refuse(Some(verb), StatusCode::INTERNAL_SERVER_ERROR, &sentence)
 }
@@ -126,7 +134,8 @@ async fn plain(
     let outcome = if verb.is_quick() {
         guarded(verb, || run(&caller.plugin, peer, verb, &body))
     } else {
-        run_blocking(caller, peer, verb, body).await
+        let work = move |plugin: &Plugin| run(plugin, peer, verb, &body);
+        run_blocking(caller, verb, verb.deadline(), work).await
     };
     match outcome {
         Ok(answer) => respond(StatusCode::OK, ReplyBody::Whole(Some(answer.bytes.into()))),
@@ -158,25 +167,29 @@ impl Drop for Listening {
     }
 }
 
-async fn run_blocking(caller: &Caller, peer: EnginePeer, verb: Verb, body: Bytes) -> Result<Answer, Fault> {
+/// Runs a verb on the pool and waits for it as long as `limit` says; it goes on after that.
+async fn run_blocking(
+    caller: &Caller,
+    verb: Verb,
+    limit: Option<Duration>,
+    work: impl FnOnce(&Plugin) -> Result<Answer, Fault> + Send + 'static,
+) -> Result<Answer, Fault> {
     let abandoned = Arc::new(AtomicBool::new(false));
     let listening = Listening(Arc::clone(&abandoned));
-    let plugin = Arc::clone(&caller.plugin);
+    let (plugin, span) = (Arc::clone(&caller.plugin), Span::current());
     let work = caller.pool.spawn_blocking(move || {
-        let mut outcome = guarded(verb, || run(&plugin, peer, verb, &body));
+        let _inside = span.enter();
+        let mut outcome = guarded(verb, || work(&plugin));
         // An engine that gave up on a Mount never sends the Unmount: nobody would drop that hold.
         if let (true, Ok(answer)) = (abandoned.load(Ordering::SeqCst), &mut outcome)
             && let Some(back) = answer.back.take()
         {
-            tracing::warn!(
-                verb = verb.name(),
-                "nobody waits for the answer any more: taken back"
-            );
+            tracing::warn!("nobody waits for the answer any more: taken back");
             back();
         }
         outcome
     });
-    let outcome = match verb.deadline() {
+    let outcome = match limit {
         None => work.await,
         Some(limit) => match tokio::time::timeout(limit, work).await {
             Ok(outcome) => outcome,
@@ -401,7 +414,9 @@ async fn diff(caller: &Caller, request: Request<Incoming>) -> Response<ReplyBody
     };
     let (mut writer, mut pieces) = stream();
     let plugin = Arc::clone(&caller.plugin);
+    let span = Span::current();
     let work = caller.pool.spawn_blocking(move || {
+        let _inside = span.enter();
         let outcome = guarded(verb, || {
             let driver = plugin.graph.as_ref().ok_or_else(|| unserved(verb))?;
             let (id, parent) = wire::graph::pair_request_in(verb, &body)?;
@@ -431,7 +446,9 @@ async fn apply_diff(caller: &Caller, request: Request<Incoming>) -> Response<Rep
     let query = request.uri().query().unwrap_or_default().to_owned();
     let mut archive = reader(request.into_body());
     let plugin = Arc::clone(&caller.plugin);
+    let span = Span::current();
     let work = caller.pool.spawn_blocking(move || {
+        let _inside = span.enter();
         guarded(verb, || {
             let driver = plugin.graph.as_ref().ok_or_else(|| unserved(verb))?;
             let (id, parent) = wire::graph::apply_query_in(&query)?;
@@ -451,5 +468,46 @@ async fn apply_diff(caller: &Caller, request: Request<Incoming>) -> Response<Rep
             verb,
             &Fault::internal("GraphDriver.ApplyDiff: the worker was lost"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_verb_past_its_deadline_is_answered_and_taken_back_when_it_ends() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let plugin = Arc::new(Plugin::default());
+        let caller = Caller {
+            plugin,
+            pool: runtime.handle().clone(),
+            name: "x".into(),
+        };
+        let (end, ended) = mpsc::channel::<()>();
+        let (tell, taken_back) = mpsc::channel();
+        let work = move |_: &Plugin| {
+            ended.recv().unwrap();
+            let back: Box<dyn FnOnce() + Send> = Box::new(move || tell.send(()).unwrap());
+            Ok(Answer {
+                bytes: Vec::new(),
+                back: Some(back),
+            })
+        };
+        let limit = Some(Duration::from_millis(20));
+        let outcome = runtime.block_on(run_blocking(&caller, Verb::VolumeMount, limit, work));
+        let fault = outcome.map(|_| ()).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Timeout);
+        assert!(
+            fault.message.contains("VolumeDriver.Mount is not done"),
+            "{fault}"
+        );
+        end.send(()).unwrap();
+        taken_back.recv_timeout(Duration::from_secs(10)).unwrap();
     }
 }

@@ -108,6 +108,12 @@ async fn serve_socket(
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     let caller = Caller {
         plugin: Arc::new(plugin),
+        name: bound
+            .path()
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into(),
         pool: tokio::runtime::Handle::current(),
     };
     let spawn = |stream| {
@@ -173,6 +179,8 @@ const STACK: usize = 512 << 10;
 #[derive(Clone)]
 struct Caller {
     plugin: Arc<Plugin>,
+    /// The socket's name, which is the driver's.
+    name: Arc<str>,
     /// Where verbs that may block run.
     pool: tokio::runtime::Handle,
 }

@@ -64,7 +64,7 @@ fn brief(error: &serde_json::Error) -> String {
 /// Reads the body of a reply.
 fn reply<T: DeserializeOwned>(verb: Verb, body: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(body).map_err(|error| {
-        Fault::new(FaultKind::Internal, format!("read the reply to {}", verb.name())).because(error)
+        Fault::new(FaultKind::Internal, format!("read the reply to {}", verb.name())).because(brief(&error))
     })
 }
 

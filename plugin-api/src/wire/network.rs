@@ -366,7 +366,7 @@ fn rows_in<T: serde::de::DeserializeOwned>(options: &Loose, key: &str) -> Result
     match options.get(key) {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(value) => serde_json::from_value(value.clone())
-            .map_err(|error| Fault::invalid(format!("read the option {key}")).because(error)),
+            .map_err(|error| Fault::invalid(format!("read the option {key}")).because(super::brief(&error))),
     }
 }
 

@@ -93,7 +93,9 @@ fn plan_remove(
     let (current, suspects): (Vec<_>, Vec<_>) = volume.holds.iter().partition(is_current);
     if !current.is_empty() {
         let holders = shown(&current);
-        return Err(Fault::in_use(format!("remove volume {name}: held by {holders}")));
+        return Err(Fault::in_use(format!(
+            "remove volume {name}: held by {holders}; remove the containers that use it first"
+        )));
     }
     let suspects = shown(&suspects);
     let sight = sight()?;

@@ -101,7 +101,10 @@ fn a_volume_lives_and_leaves_nothing() {
     assert_eq!(world.holds("db"), "1");
     let refused = world.remove("db").unwrap_err();
     assert_eq!(refused.kind, FaultKind::InUse);
-    assert_eq!(refused.message, "remove volume db: held by c1");
+    assert_eq!(
+        refused.message,
+        "remove volume db: held by c1; remove the containers that use it first"
+    );
     assert_eq!(world.unmount("db", "c1"), Done::Changed);
     assert_eq!(world.unmount("db", "c1"), Done::AlreadySo);
     assert_eq!(world.remove("db").unwrap(), Done::Changed);

@@ -156,7 +156,8 @@ pub(crate) fn test(chosen: &[Lane]) -> Result<()> {
     close(&rows, &skips)
 }
 
-/// The long form of the fuzz tests; optimised, since it is to read as much as it can.
+/// The long forms: the fuzz tests, optimised, since they are to read as much as they can; and the crash
+/// sweep with every change of every repair, of which the test command takes a share.
 pub(crate) fn soak(iterations: u64, seed: Option<u64>) -> Result<()> {
     let mut command = run::cargo();
     command.args([
@@ -173,7 +174,10 @@ pub(crate) fn soak(iterations: u64, seed: Option<u64>) -> Result<()> {
     if let Some(seed) = seed {
         command.env("LONGSHORE_FUZZ_SEED", seed.to_string());
     }
-    run::must(&mut command)
+    run::must(&mut command)?;
+    let mut sweep = nextest("run")?;
+    sweep.args(FEATURES).args(["-E", "binary(=crash)"]);
+    run::must(sweep.env("LONGSHORE_SWEEP", "full"))
 }
 
 /// Everything that `lanes` need, each once, printed lane by lane.
