@@ -13,8 +13,15 @@ use crate::config::{Config, Instance, Kind};
 pub(crate) fn assemble(config: &Config) -> anyhow::Result<Vec<(Bound, Plugin)>> {
     let mut handed = handed_over()?;
     let mut sockets = Vec::new();
-    for (name, instances) in &config.plugins {
+    let plugins = config.plugins.iter().map(|(name, instances)| {
         let path = config.sockets.join(format!("{name}.sock"));
+        (path, name, instances.as_slice())
+    });
+    let snapshotters = config.snapshotters.iter().map(|(name, instance)| {
+        let path = config.snapshots.join(format!("{name}.sock"));
+        (path, name, std::slice::from_ref(instance))
+    });
+    for (path, name, instances) in plugins.chain(snapshotters) {
         let mut plugin = Plugin::default();
         for instance in instances {
             add(&mut plugin, instance).with_context(|| {
@@ -58,6 +65,9 @@ fn add(plugin: &mut Plugin, instance: &Instance) -> anyhow::Result<()> {
         (Kind::Network, "bridge") => plugin.network = Some(netdrivers::open_bridge(state).map_err(told)?),
         (Kind::Ipam, "local") => plugin.ipam = Some(netdrivers::open_local_ipam(state).map_err(told)?),
         (Kind::Volume, "local") => plugin.volume = Some(voldrivers::open_local(state).map_err(told)?),
+        (Kind::Snapshot, "overlay") => {
+            plugin.snapshot = Some(graphdrivers::open_overlay_snapshots(state).map_err(told)?);
+        }
         (kind, other) => bail!("there is no {} driver {other:?}", kind.as_str()),
     }
     Ok(())

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use config::{Config, Kind, resolve::Flags};
+use config::{Config, Instance, Kind, resolve::Flags};
 
 /// Storage and network drivers for any container engine.
 #[derive(Debug, Parser)]
@@ -127,13 +127,19 @@ fn check(config: &Config) {
     println!("sockets in {}, logs at {}", config.sockets.display(), config.log);
     for (name, instances) in &config.plugins {
         println!("{name}.sock");
-        for instance in instances {
-            println!(
-                "  {:<8} {:<8} state in {}",
-                instance.kind.as_str(),
-                instance.driver,
-                instance.state.display()
-            );
-        }
+        instances.iter().for_each(show);
     }
+    for (name, instance) in &config.snapshotters {
+        println!("{}", config.snapshots.join(format!("{name}.sock")).display());
+        show(instance);
+    }
+}
+
+fn show(instance: &Instance) {
+    println!(
+        "  {:<8} {:<8} state in {}",
+        instance.kind.as_str(),
+        instance.driver,
+        instance.state.display()
+    );
 }

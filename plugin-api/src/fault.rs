@@ -14,6 +14,8 @@ pub enum FaultKind {
     Invalid,
     /// Somebody uses the subject.
     InUse,
+    /// The subject is of a kind or in a state for which this cannot be done.
+    WrongState,
     /// This driver or this kernel cannot do it.
     Unsupported,
     /// No address, space, id or device is left.
@@ -38,6 +40,7 @@ impl FaultKind {
             Self::AlreadyExists => "already-exists",
             Self::Invalid => "invalid",
             Self::InUse => "in-use",
+            Self::WrongState => "wrong-state",
             Self::Unsupported => "unsupported",
             Self::Exhausted => "exhausted",
             Self::Unavailable => "unavailable",
@@ -143,6 +146,8 @@ shorthand! {
     invalid => Invalid,
     /// Somebody uses the subject.
     in_use => InUse,
+    /// Not in this state.
+    wrong_state => WrongState,
     /// This cannot be done here.
     unsupported => Unsupported,
     /// Nothing is left to give.

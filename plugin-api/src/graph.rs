@@ -129,6 +129,10 @@ pub trait GraphDriver: Send + Sync {
     fn usage(&self, id: &LayerId) -> Result<Usage, Fault>;
     /// Directories of the layer, under the keys that tools read (`UpperDir`, `LowerDir`…).
     fn metadata(&self, id: &LayerId) -> Result<BTreeMap<String, String>, Fault>;
+    /// Returns when what was removed takes no more space.
+    fn settle(&self) -> Result<(), Fault> {
+        Ok(())
+    }
     /// The way in and out of archives that needs no mount, if the back end has one for this pair.
     fn native_diff(&self) -> Option<&dyn NativeDiff> {
         None

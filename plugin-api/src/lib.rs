@@ -25,6 +25,8 @@ pub mod id;
 pub mod ipam;
 pub mod network;
 pub mod server;
+pub mod snapshot;
+pub mod snapshot_client;
 pub mod undo;
 pub mod volume;
 pub mod wire;

@@ -117,6 +117,7 @@ impl Served {
             network: Some(Arc::new(twin::Network::new())),
             ipam: Some(Arc::new(twin::Ipam::new())),
             graph: Some(Arc::new(twin::Graph::open(&home.path().join("layers")).unwrap())),
+            ..Plugin::default()
         };
         let socket = home.path().join("twins.sock");
         let bound = bind(&socket).unwrap();

@@ -161,6 +161,7 @@ fn every_wire_case_catches_its_defect() {
         network: Some(Arc::new(twin::Network::new())),
         ipam: Some(Arc::new(twin::Ipam::new())),
         graph: Some(Arc::new(twin::Graph::open(&home.path().join("layers")).unwrap())),
+        ..Plugin::default()
     };
     let right = home.path().join("right.sock");
     let bound = bind(&right).unwrap();

@@ -14,6 +14,8 @@ pub(crate) struct File {
     pub(crate) state: Option<PathBuf>,
     /// Where sockets are made: `NAME.sock`.
     pub(crate) sockets: Option<PathBuf>,
+    /// Where the sockets of snapshotters are made: `NAME.sock`.
+    pub(crate) snapshots: Option<PathBuf>,
     /// Log filter: `info`, `debug`, `longshore=debug`…
     pub(crate) log: Option<String>,
     /// `[graph.NAME]`.
@@ -28,6 +30,9 @@ pub(crate) struct File {
     /// `[volume.NAME]`.
     #[serde(default)]
     pub(crate) volume: BTreeMap<String, Driver>,
+    /// `[snapshot.NAME]`.
+    #[serde(default)]
+    pub(crate) snapshot: BTreeMap<String, Driver>,
 }
 
 /// One driver instance; its table's name is its socket's name.
@@ -69,11 +74,13 @@ impl File {
     fn add(&mut self, later: Self) {
         self.state = later.state.or(self.state.take());
         self.sockets = later.sockets.or(self.sockets.take());
+        self.snapshots = later.snapshots.or(self.snapshots.take());
         self.log = later.log.or(self.log.take());
         self.graph.extend(later.graph);
         self.network.extend(later.network);
         self.ipam.extend(later.ipam);
         self.volume.extend(later.volume);
+        self.snapshot.extend(later.snapshot);
     }
 }
 
@@ -96,14 +103,15 @@ mod tests {
         );
         write(
             "conf.d/20.toml",
-            "state = \"/c\"\n[volume.b]\ndriver = \"local\"\n",
+            "state = \"/c\"\n[volume.b]\ndriver = \"local\"\n[snapshot.b]\ndriver = \"overlay\"\n",
         );
-        write("conf.d/10.toml", "state = \"/b\"\n");
+        write("conf.d/10.toml", "state = \"/b\"\nsnapshots = \"/s\"\n");
         write("conf.d/note.txt", "not read");
         let file = File::read_with_parts(&main).unwrap();
         assert_eq!(file.state.unwrap(), Path::new("/c"));
         assert_eq!(file.log.as_deref(), Some("info"));
-        assert_eq!(file.volume.len(), 2);
+        assert_eq!((file.volume.len(), file.snapshot.len()), (2, 1));
+        assert_eq!(file.snapshots.unwrap(), Path::new("/s"));
         write("conf.d/30.toml", "stat = \"/d\"\n");
         let told = format!("{:#}", File::read_with_parts(&main).unwrap_err());
         assert!(told.contains("30.toml") && told.contains("stat"), "{told}");

@@ -11,10 +11,12 @@ use super::file::{Driver, File};
 pub(crate) const DEFAULT_FILE: &str = "/etc/longshore/longshore.toml";
 const DEFAULT_STATE: &str = "/var/lib/longshore";
 const DEFAULT_SOCKETS: &str = "/run/docker/plugins";
+/// Not where Docker looks: it would take them for plugins and wait for an answer in JSON.
+const DEFAULT_SNAPSHOTS: &str = "/run/longshore";
 /// The one name under which everything is served when there is no file.
 const DEFAULT_NAME: &str = "longshore";
 
-/// The four kinds of drivers.
+/// The kinds of drivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Kind {
     /// Layers.
@@ -25,23 +27,26 @@ pub(crate) enum Kind {
     Ipam,
     /// Volumes.
     Volume,
+    /// Layers for containerd.
+    Snapshot,
 }
 
 impl Kind {
-    /// As in the file: `graph`, `network`, `ipam`, `volume`.
+    /// As in the file: `graph`, `network`, `ipam`, `volume`, `snapshot`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Graph => "graph",
             Self::Network => "network",
             Self::Ipam => "ipam",
             Self::Volume => "volume",
+            Self::Snapshot => "snapshot",
         }
     }
 
     /// The drivers of this kind.
     pub(crate) fn drivers(self) -> &'static [&'static str] {
         match self {
-            Self::Graph => &["overlay"],
+            Self::Graph | Self::Snapshot => &["overlay"],
             Self::Network => &["bridge"],
             Self::Ipam | Self::Volume => &["local"],
         }
@@ -68,6 +73,10 @@ pub(crate) struct Config {
     pub(crate) log: String,
     /// Drivers by the name of their socket.
     pub(crate) plugins: BTreeMap<String, Vec<Instance>>,
+    /// Where the sockets of snapshotters are made.
+    pub(crate) snapshots: PathBuf,
+    /// Snapshotters by the name of their socket.
+    pub(crate) snapshotters: BTreeMap<String, Instance>,
 }
 
 /// What the command line says over the file.
@@ -104,6 +113,12 @@ impl Config {
         };
         let state = folder(&flags.state, file.state, DEFAULT_STATE)?;
         let sockets = folder(&flags.sockets, file.sockets, DEFAULT_SOCKETS)?;
+        let snapshots = folder(&None, file.snapshots, DEFAULT_SNAPSHOTS)?;
+        ensure!(
+            snapshots != sockets,
+            "snapshots: {} holds the other sockets, and Docker would take a snapshotter for a plugin",
+            sockets.display()
+        );
         let log = flags.log.clone().or(file.log).unwrap_or_else(|| "info".into());
         let mut plugins: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
         let tables = [
@@ -112,8 +127,9 @@ impl Config {
             (Kind::Ipam, file.ipam),
             (Kind::Volume, file.volume),
         ];
+        let wanted = |kind| flags.only.is_empty() || flags.only.contains(&kind);
         for (kind, table) in tables {
-            if !flags.only.is_empty() && !flags.only.contains(&kind) {
+            if !wanted(kind) {
                 continue;
             }
             for (name, driver) in table {
@@ -121,14 +137,21 @@ impl Config {
                 plugins.entry(name).or_default().push(instance);
             }
         }
+        let mut snapshotters = BTreeMap::new();
+        for (name, driver) in file.snapshot.into_iter().filter(|_| wanted(Kind::Snapshot)) {
+            let instance = instance(Kind::Snapshot, &name, driver, &state)?;
+            snapshotters.insert(name, instance);
+        }
         ensure!(
-            !plugins.is_empty(),
+            !plugins.is_empty() || !snapshotters.is_empty(),
             "no driver is configured; add a table such as [volume.longshore]"
         );
         Ok(Self {
             sockets,
             log,
             plugins,
+            snapshots,
+            snapshotters,
         })
     }
 }
@@ -200,6 +223,20 @@ mod tests {
         )
         .unwrap();
         assert_eq!((config.plugins["a"].len(), config.plugins["b"].len()), (2, 1));
+    }
+
+    #[test]
+    fn snapshotters_have_sockets_where_docker_does_not_look() {
+        let text = "[graph.a]\ndriver=\"overlay\"\n[snapshot.a]\ndriver=\"overlay\"";
+        let config = resolve(text).unwrap();
+        assert_eq!(config.plugins["a"].len(), 1);
+        assert_eq!(config.snapshots, Path::new("/run/longshore"));
+        let state = Path::new("/var/lib/longshore/snapshot/a");
+        assert_eq!(config.snapshotters["a"].state, state);
+        let alone = resolve("[snapshot.a]\ndriver=\"overlay\"").unwrap();
+        assert!(alone.plugins.is_empty());
+        let told = resolve(&format!("snapshots = \"/run/docker/plugins\"\n{text}")).unwrap_err();
+        assert!(told.to_string().contains("Docker would take"), "{told}");
     }
 
     #[test]

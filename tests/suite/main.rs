@@ -9,6 +9,7 @@
 mod world;
 
 mod contract;
+mod engine_containerd;
 mod engine_docker;
 mod engine_podman;
 mod engine_reference;

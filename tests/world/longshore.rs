@@ -65,22 +65,24 @@ impl<'w> Longshore<'w> {
 }
 
 /// Each kind of driver and the one that serves it.
-const DRIVERS: [(&str, &str); 4] = [
+const DRIVERS: [(&str, &str); 5] = [
     ("graph", "overlay"),
     ("network", "bridge"),
     ("ipam", "local"),
     ("volume", "local"),
+    ("snapshot", "overlay"),
 ];
 
-/// Every kind of driver.
+/// Every kind of driver of a Docker plugin.
 pub(crate) const ALL: [&str; 4] = ["graph", "network", "ipam", "volume"];
 
 /// Writes `longshore.toml` with a driver named `longshore` of each of `kinds`.
 pub(crate) fn configure(world: &World, kinds: &[&str]) {
     let (state, sockets) = (world.text("state"), world.plugins());
     let mut text = format!(
-        "log = \"info,plugin_api=debug\"\nstate = {state:?}\nsockets = \"{}\"\n",
-        sockets.display()
+        "log = \"info,plugin_api=debug\"\nstate = {state:?}\nsockets = \"{}\"\nsnapshots = {:?}\n",
+        sockets.display(),
+        world.text("snapshots")
     );
     for (kind, driver) in DRIVERS.iter().filter(|(kind, _)| kinds.contains(kind)) {
         let _ = writeln!(text, "\n[{kind}.longshore]\ndriver = {driver:?}");

@@ -1,7 +1,7 @@
 //! Test support: a world of namespaces, the programs that run in it, and what they leave behind.
 //!
 //! A [`World`] is a private mount, network and process namespace with a directory on the machine's own
-//! disk. [`Longshore`], [`Dockerd`] and [`Podman`] start inside it. When the world is dropped its first
+//! disk. [`Longshore`], [`Dockerd`], [`Containerd`] and [`Podman`] start inside it. When the world is dropped its first
 //! process is killed, and with it everything that ran there; nothing outside was ever changed.
 //!
 //! `LONGSHORE_KEEP=1` keeps the world of a failed test and prints how to enter it. Tools that are
@@ -9,6 +9,7 @@
 //! and as a failure with `LONGSHORE_REQUIRE=all`.
 
 mod command;
+mod containerd;
 mod dockerd;
 mod http;
 mod image;
@@ -19,6 +20,7 @@ mod podman;
 mod require;
 
 pub(crate) use command::{Process, eventually};
+pub(crate) use containerd::{Containerd, saved_busybox};
 pub(crate) use dockerd::Dockerd;
 pub(crate) use http::{call, raw};
 pub(crate) use image::busybox;

@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod dist;
 mod lanes;
+mod proto;
 mod record;
 mod run;
 mod tidy;
@@ -50,6 +51,8 @@ enum Chore {
     },
     /// Build what is installed: static binaries, manual pages, completions, units; in target/dist.
     Dist,
+    /// Make the code of gRPC interfaces anew.
+    Proto,
     /// Write down what a real engine says to a plugin.
     Record {
         /// Which engine.
@@ -125,6 +128,7 @@ fn chore(chore: Chore) -> Result<i32> {
             }
         }
         Chore::Dist => dist::dist(),
+        Chore::Proto => proto::write(),
         Chore::Bench { rooms, json } => bench::bench(&rooms, json.as_deref()),
         Chore::Soak { iterations, seed } => lanes::soak(iterations, seed),
         Chore::Test { lanes } => lanes::test(&lanes),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kernel::fsutil::{self, Folder, Trash};
 use kernel::record::Records;
@@ -11,7 +12,7 @@ use plugin_api::graph::{
     Change, GraphDriver, LayerInfo, LayerKind, LayerSpec, MountSpec, NativeDiff, Probe, Usage,
 };
 use plugin_api::id::LayerId;
-use plugin_api::{Done, Fault, Undo};
+use plugin_api::{Done, Fault, FaultKind, Undo};
 
 use super::plan::{self, Layers};
 use super::probe;
@@ -22,6 +23,9 @@ use crate::keyed::Keyed;
 
 /// Mode, owner and group of a layer's root that nobody described.
 const ROOT: (u32, u32, u32) = (0o755, 0, 0);
+
+/// How long unlinking may take before nobody waits for it any more.
+const SETTLES: Duration = Duration::from_secs(60);
 
 /// The overlay driver over one state folder.
 #[derive(Debug)]
@@ -329,6 +333,14 @@ impl GraphDriver for Driver {
             rows.insert("LowerDir".into(), lowers.join(":"));
         }
         Ok(rows)
+    }
+
+    fn settle(&self) -> Result<(), Fault> {
+        if self.trash.wait_empty(SETTLES).map_err(kernel_fault)? {
+            return Ok(());
+        }
+        let message = format!("wait until {} is empty", self.state.join("trash").display());
+        Err(Fault::new(FaultKind::Timeout, message))
     }
 
     fn native_diff(&self) -> Option<&dyn NativeDiff> {

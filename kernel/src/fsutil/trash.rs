@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::{Folder, make_dir, remove_tree, rename_synced};
 use crate::error::{Context, Result};
@@ -74,6 +74,24 @@ impl Trash {
             strays.push(path.to_owned());
         }
         self.sweep();
+    }
+
+    /// Waits until everything taken so far, and maybe more, is unlinked; `false`: not within `limit`.
+    pub fn wait_empty(&self, limit: Duration) -> Result<bool> {
+        let end = Instant::now() + limit;
+        self.sweep();
+        loop {
+            let strays = self.shared.strays.lock().unwrap_or_else(PoisonError::into_inner);
+            let none = strays.is_empty();
+            drop(strays);
+            if none && Folder::open(&self.folder)?.entries()?.is_empty() {
+                return Ok(true);
+            }
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// A number that no other call gets while this value lives.

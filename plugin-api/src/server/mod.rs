@@ -9,6 +9,7 @@
 
 mod body;
 mod dispatch;
+mod grpc;
 mod listen;
 
 pub use listen::{BindError, Bound, adopt, bind};
@@ -30,6 +31,7 @@ use crate::EnginePeer;
 use crate::graph::GraphPlugin;
 use crate::ipam::IpamDriver;
 use crate::network::NetworkDriver;
+use crate::snapshot::Snapshotter;
 use crate::volume::VolumeDriver;
 use crate::wire::Subsystem;
 
@@ -47,6 +49,8 @@ pub struct Plugin {
     pub ipam: Option<Arc<dyn IpamDriver>>,
     /// `GraphDriver.*`.
     pub graph: Option<Arc<dyn GraphPlugin>>,
+    /// containerd's snapshots. A socket that has this speaks gRPC and nothing else.
+    pub snapshot: Option<Arc<dyn Snapshotter>>,
 }
 
 impl Plugin {
@@ -207,6 +211,13 @@ async fn serve_connection(stream: StdStream, caller: Caller, mut life: Life) -> 
     let peer = EnginePeer {
         pid: stream.peer_cred().ok().and_then(|cred| cred.pid()),
     };
+    if let Some(snapshots) = caller.plugin.snapshot.clone() {
+        let pool = caller.pool.clone();
+        // The life ends last: who waits for it may open the store anew.
+        drop(caller);
+        grpc::serve_connection(stream, snapshots, pool, life).await;
+        return Ok(());
+    }
     let (asked, mut was_asked) = watch::channel(false);
     let service = service_fn(move |request: Request<Incoming>| {
         let caller = caller.clone();

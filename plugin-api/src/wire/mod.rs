@@ -4,6 +4,7 @@
 //! back. Going in, everything is lenient where engines differ: `null`, missing and empty are alike,
 //! unknown fields are ignored. What does not make a noun is a [`Fault`] with a sentence.
 
+pub mod containerd;
 pub mod graph;
 pub mod ipam;
 pub mod network;

@@ -24,12 +24,12 @@ use crate::{run, tidy};
 const FEATURES: &[&str] = &["--workspace", "--features", "longshore/fault,cluster/contract"];
 /// Every lane that is a part of the tests, as nextest's filters; what none of them names is `unit`'s.
 const CONTRACT: &str = "binary(/^contract/)";
-const CRASH: &str = "binary(=crash)";
+const CRASH: &str = "binary(/crash$/)";
 const ENGINES: &str = "package(longshore) & binary(=suite)";
 const VM: &str = "package(longshore) & binary(=vm)";
 /// What is tested in namespaces of its own: the drivers from outside, and the cellar's system calls.
 const NETNS: &str = "((package(/drivers$/) & kind(test)) + (package(kernel) & test(/^(mount|netns|netlink)::/))) \
-                     - binary(/^contract/) - binary(=crash)";
+                     - binary(/^contract/) - binary(/crash$/)";
 
 /// The last suite that has it is older than what the other tests want.
 const CONSUL: Need = Need::Unpacked {
@@ -51,7 +51,7 @@ pub(crate) enum Lane {
     Netns,
     /// Faults and kill -9 at every step.
     Crash,
-    /// Real dockerd and Podman, and the reference engine.
+    /// Real dockerd, Podman and containerd, and the reference engine.
     Engines,
     /// What this machine's kernel may lack, on Debian's own in a guest.
     Vm,
@@ -96,6 +96,7 @@ impl Lane {
             Need::Program("docker", "docker.io"),
             Need::Program("podman", "podman"),
             Need::Program("containerd", "containerd"),
+            Need::Program("ctr", "containerd"),
             Need::Program("runc", "runc"),
             Need::Program("crun", "crun"),
             Need::Program("iptables", "iptables"),
