@@ -319,9 +319,22 @@ fn rules(text: &str, shape: &mut Shape) {
             _ => {}
         }
         if !line.is_empty() && line != "}" {
-            shape.insert(format!("nft {table} / {chain} / {line}"));
+            shape.insert(format!("nft {table} / {chain} / {}", without_mac(line)));
         }
     }
+}
+
+/// Hardware addresses are chosen by dice, anew each time.
+fn without_mac(line: &str) -> String {
+    let is_mac = |word: &str| {
+        word.trim_end_matches(',')
+            .parse::<plugin_api::id::MacAddr>()
+            .is_ok()
+    };
+    let words = line
+        .split(' ')
+        .map(|word| if is_mac(word) { "MAC" } else { word });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Every file and folder below.
