@@ -154,25 +154,24 @@ fn every_graph_case_catches_its_defect() {
 #[test]
 fn every_wire_case_catches_its_defect() {
     let home = tempfile::tempdir().unwrap();
-    let plugin = Plugin {
-        volume: Some(Arc::new(
-            twin::Volume::open(&home.path().join("volumes")).unwrap(),
-        )),
-        network: Some(Arc::new(twin::Network::new())),
-        ipam: Some(Arc::new(twin::Ipam::new())),
-        graph: Some(Arc::new(twin::Graph::open(&home.path().join("layers")).unwrap())),
-        ..Plugin::default()
-    };
-    let right = home.path().join("right.sock");
-    let bound = bind(&right).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.spawn(serve(
-        vec![(bound, plugin)],
-        std::future::pending(),
-        Duration::from_secs(1),
-    ));
     judge(wire::SUITE, WireDefect::ALL, |defect| {
-        let wrong = home.path().join(format!("{defect:?}.sock"));
+        // A plugin of its own: cases look for what appeared meanwhile, and defects are judged side by side.
+        let home = home.path().join(format!("{defect:?}"));
+        let plugin = Plugin {
+            volume: Some(Arc::new(twin::Volume::open(&home.join("volumes")).unwrap())),
+            network: Some(Arc::new(twin::Network::new())),
+            ipam: Some(Arc::new(twin::Ipam::new())),
+            graph: Some(Arc::new(twin::Graph::open(&home.join("layers")).unwrap())),
+            ..Plugin::default()
+        };
+        let (right, wrong) = (home.join("right.sock"), home.join("wrong.sock"));
+        let bound = bind(&right).unwrap();
+        runtime.spawn(serve(
+            vec![(bound, plugin)],
+            std::future::pending(),
+            Duration::from_secs(1),
+        ));
         wrong::wire::serve(defect, &right, &wrong).unwrap();
         let open = || wire::Socket::open(&wrong).map(Arc::new);
         failed(run(wire::SUITE, &WireSubject::new(open)))
