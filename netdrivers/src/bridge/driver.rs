@@ -228,13 +228,18 @@ impl Core {
         }
     }
 
-    /// Forgets the guard of an endpoint whose link is down.
+    /// Forgets the guard of an endpoint whose link is down; the table goes with the last one, as it would
+    /// at the next start.
     pub(super) fn dismiss(&self, endpoint: &Endpoint) -> kernel::Result<()> {
         let _one = lock(&self.firewall);
         match guard::dismiss(&self.nft, endpoint) {
-            Err(error) if error.is_missing() => Ok(()),
-            other => other,
+            Err(error) if !error.is_missing() => return Err(error),
+            _ => {}
         }
+        if guard::elements(self.state().endpoints.values()).is_empty() {
+            self.nft.commit(guard::remove())?;
+        }
+        Ok(())
     }
 
     /// Whether the table is what the records say; it may be absent where there is no network.
