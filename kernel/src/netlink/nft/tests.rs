@@ -152,39 +152,38 @@ fn thousands_of_elements_in_one_batch() {
     .unwrap();
 }
 
-// A list of data more than a procedure.
-#[allow(clippy::too_many_lines)]
+const SUBNETS: Set = Set {
+    name: "subnets",
+    id: 1,
+    key: &[Field::Ipv4],
+    values: Values::None,
+    ranges: true,
+};
+const RANGES: Set = Set {
+    name: "ranges",
+    id: 2,
+    key: &[Field::Protocol, Field::Port],
+    values: Values::Fields(&[Field::Ipv4]),
+    ranges: true,
+};
+const LINKS: Set = Set {
+    name: "links",
+    id: 3,
+    key: &[Field::LinkName],
+    values: Values::Verdicts,
+    ranges: false,
+};
+const POST: Chain = Chain {
+    name: "post",
+    base: Some(("nat", Hook::Postrouting, 100)),
+};
+const FORWARD: Chain = Chain {
+    name: "forward",
+    base: Some(("filter", Hook::Forward, 0)),
+};
+
 #[test]
 fn ranges_verdicts_and_every_expression_are_taken() {
-    let subnets = Set {
-        name: "subnets",
-        id: 1,
-        key: &[Field::Ipv4],
-        values: Values::None,
-        ranges: true,
-    };
-    let ranges = Set {
-        name: "ranges",
-        id: 2,
-        key: &[Field::Protocol, Field::Port],
-        values: Values::Fields(&[Field::Ipv4]),
-        ranges: true,
-    };
-    let links = Set {
-        name: "links",
-        id: 3,
-        key: &[Field::LinkName],
-        values: Values::Verdicts,
-        ranges: false,
-    };
-    let post = Chain {
-        name: "post",
-        base: Some(("nat", Hook::Postrouting, 100)),
-    };
-    let forward = Chain {
-        name: "forward",
-        base: Some(("filter", Hook::Forward, 0)),
-    };
     let nets =
         ["10.0.0.0/24", "10.0.1.0/24", "255.255.255.0/24"].map(|net| Element::subnet(net.parse().unwrap()));
     let range = Element {
@@ -202,11 +201,11 @@ fn ranges_verdicts_and_every_expression_are_taken() {
         Expr::Meta(Meta::Family, REG_1),
         Expr::Equal(REG_1, vec![2]),
         Expr::Payload(Base::Network, 12, 4, REG_1),
-        Expr::In(REG_1, subnets),
-        Expr::NotIn(REG_1, subnets),
+        Expr::In(REG_1, SUBNETS),
+        Expr::NotIn(REG_1, SUBNETS),
         Expr::Masquerade,
     ];
-    let decide = [Expr::Meta(Meta::InName, REG_1), Expr::Decide(REG_1, links)];
+    let decide = [Expr::Meta(Meta::InName, REG_1), Expr::Decide(REG_1, LINKS)];
     let track = [
         Expr::Ct(expr::Ct::State, REG_1),
         Expr::Mask(REG_1, (expr::ESTABLISHED | expr::RELATED).to_ne_bytes()),
@@ -218,24 +217,24 @@ fn ranges_verdicts_and_every_expression_are_taken() {
         let socket = Socket::netfilter().unwrap();
         let batch = Batch::new()
             .table(TABLE)
-            .set(TABLE, &subnets)
-            .set(TABLE, &ranges)
-            .set(TABLE, &links)
-            .chain(TABLE, post)
-            .chain(TABLE, forward)
-            .add(TABLE, &subnets, &nets)
-            .add(TABLE, &ranges, std::slice::from_ref(&range))
-            .add(TABLE, &links, &[verdict])
-            .rule(TABLE, post, &out)
-            .rule(TABLE, forward, &decide)
-            .rule(TABLE, forward, &track);
+            .set(TABLE, &SUBNETS)
+            .set(TABLE, &RANGES)
+            .set(TABLE, &LINKS)
+            .chain(TABLE, POST)
+            .chain(TABLE, FORWARD)
+            .add(TABLE, &SUBNETS, &nets)
+            .add(TABLE, &RANGES, std::slice::from_ref(&range))
+            .add(TABLE, &LINKS, &[verdict])
+            .rule(TABLE, POST, &out)
+            .rule(TABLE, FORWARD, &decide)
+            .rule(TABLE, FORWARD, &track);
         socket.commit(batch).unwrap();
-        assert_eq!(socket.elements(TABLE, &subnets).unwrap().len(), 3);
-        assert_eq!(socket.elements(TABLE, &ranges).unwrap(), [range]);
+        assert_eq!(socket.elements(TABLE, &SUBNETS).unwrap().len(), 3);
+        assert_eq!(socket.elements(TABLE, &RANGES).unwrap(), [range]);
         socket
-            .commit(Batch::new().remove(TABLE, &subnets, &nets[..1]))
+            .commit(Batch::new().remove(TABLE, &SUBNETS, &nets[..1]))
             .unwrap();
-        assert_eq!(socket.elements(TABLE, &subnets).unwrap().len(), 2);
+        assert_eq!(socket.elements(TABLE, &SUBNETS).unwrap().len(), 2);
     })
     .unwrap();
 }
