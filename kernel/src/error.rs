@@ -32,6 +32,15 @@ impl Error {
         Self::new(operation, subject, io::Error::other(why.into()))
     }
 
+    /// The same error for another who waits for the same thing.
+    pub(crate) fn again(&self) -> Self {
+        let source = self.errno().map_or_else(
+            || io::Error::other(self.source.to_string()),
+            io::Error::from_raw_os_error,
+        );
+        Self::new(self.operation, self.subject.clone(), source)
+    }
+
     /// The errno, where there is one.
     pub fn errno(&self) -> Option<i32> {
         self.source.raw_os_error()

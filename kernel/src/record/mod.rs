@@ -1,8 +1,12 @@
-//! Durable records: one file per driver instance, atomic batches, synced before they return.
+//! Durable records: one file per driver instance, atomic batches, synced before they return. Writers that
+//! come together share one sync.
 //!
 //! Values are written with [`Encoder`] and read with [`Decoder`]: fields in order, integers
 //! little-endian, text with its length before it. The first byte of a value is the version of its
 //! layout, chosen by its owner.
+
+mod group;
+mod value;
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +15,8 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinitio
 
 use crate::error::{Context, Error, Result};
 use crate::fault;
+use group::Group;
+pub use value::{Damaged, Decoder, Encoder};
 
 type Table<'a> = TableDefinition<'a, &'static str, &'static [u8]>;
 
@@ -21,6 +27,7 @@ const CACHE_BYTES: usize = 1 << 20;
 pub struct Records {
     database: Database,
     path: PathBuf,
+    group: Group,
 }
 
 impl std::fmt::Debug for Records {
@@ -79,6 +86,7 @@ impl Records {
         Ok(Self {
             database,
             path: path.to_owned(),
+            group: Group::default(),
         })
     }
 
@@ -132,12 +140,20 @@ impl Records {
         Ok(all)
     }
 
-    /// Writes a batch; when this returns it survives a power cut.
+    /// Writes a batch; when this returns it survives a power cut. Batches of several threads go into one
+    /// transaction where they come together.
     pub fn commit(&self, batch: &Batch) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
         fault::point("commit record", &batch.changes[0].1)?;
+        self.group.commit(batch, |batches| self.write(batches))?;
+        // What is committed stays committed: only a death is of interest here, not a failure.
+        let _ = fault::point("committed record", &batch.changes[0].1);
+        Ok(())
+    }
+
+    fn write(&self, batches: &[&Batch]) -> Result<()> {
         let mut write = self
             .database
             .begin_write()
@@ -145,7 +161,7 @@ impl Records {
         write
             .set_durability(Durability::Immediate)
             .map_err(|e| self.fail("write record", e))?;
-        for (table, key, value) in &batch.changes {
+        for (table, key, value) in batches.iter().flat_map(|batch| &batch.changes) {
             let mut rows = write
                 .open_table(Table::new(table))
                 .map_err(|e| self.fail("write record", e))?;
@@ -155,164 +171,7 @@ impl Records {
             }
             .map_err(|e| self.fail("write record", e))?;
         }
-        write.commit().map_err(|e| self.fail("commit record", e))?;
-        // What is committed stays committed: only a death is of interest here, not a failure.
-        let _ = fault::point("committed record", &batch.changes[0].1);
-        Ok(())
-    }
-}
-
-// === values ===
-
-/// Writes the fields of a value in order.
-#[derive(Debug)]
-pub struct Encoder(Vec<u8>);
-
-impl Encoder {
-    /// Begins a value of the given layout version.
-    pub fn new(version: u8) -> Self {
-        Self(vec![version])
-    }
-
-    /// Text, up to 4 GiB.
-    #[must_use]
-    pub fn text(mut self, text: &str) -> Self {
-        let length = u32::try_from(text.len()).expect("a field is shorter than 4 GiB");
-        self.0.extend_from_slice(&length.to_le_bytes());
-        self.0.extend_from_slice(text.as_bytes());
-        self
-    }
-
-    /// Text or nothing.
-    #[must_use]
-    pub fn maybe(self, text: Option<&str>) -> Self {
-        match text {
-            None => self.flag(false),
-            Some(text) => self.flag(true).text(text),
-        }
-    }
-
-    /// A number.
-    #[must_use]
-    pub fn number(mut self, number: u64) -> Self {
-        self.0.extend_from_slice(&number.to_le_bytes());
-        self
-    }
-
-    /// Yes or no.
-    #[must_use]
-    pub fn flag(mut self, flag: bool) -> Self {
-        self.0.push(u8::from(flag));
-        self
-    }
-
-    /// A list: its length, then each item by `item`.
-    #[must_use]
-    pub fn list<T>(self, items: impl ExactSizeIterator<Item = T>, item: impl Fn(Self, T) -> Self) -> Self {
-        let counted = self.number(items.len() as u64);
-        items.fold(counted, item)
-    }
-
-    /// The bytes.
-    pub fn finish(self) -> Vec<u8> {
-        self.0
-    }
-}
-
-/// A value that ends too early or holds something else than its owner wrote.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("record of {what} is damaged at byte {at}")]
-pub struct Damaged {
-    what: &'static str,
-    at: usize,
-}
-
-/// Reads the fields of a value in order.
-#[derive(Debug)]
-pub struct Decoder<'a> {
-    what: &'static str,
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Decoder<'a> {
-    /// Begins a value of the given layout version; `what` names it in errors.
-    pub fn new(what: &'static str, version: u8, bytes: &'a [u8]) -> std::result::Result<Self, Damaged> {
-        let mut decoder = Self { what, bytes, at: 0 };
-        if decoder.take(1)? == [version] {
-            Ok(decoder)
-        } else {
-            Err(Damaged { what, at: 0 })
-        }
-    }
-
-    fn take(&mut self, length: usize) -> std::result::Result<&'a [u8], Damaged> {
-        let damaged = Damaged {
-            what: self.what,
-            at: self.at,
-        };
-        let end = self.at.checked_add(length).ok_or(damaged.clone())?;
-        let taken = self.bytes.get(self.at..end).ok_or(damaged)?;
-        self.at = end;
-        Ok(taken)
-    }
-
-    /// A sentence for a field that reads well but makes no sense to its owner.
-    pub fn damaged(&self) -> Damaged {
-        Damaged {
-            what: self.what,
-            at: self.at,
-        }
-    }
-
-    /// Text.
-    pub fn text(&mut self) -> std::result::Result<String, Damaged> {
-        let length: [u8; 4] = self.take(4)?.try_into().expect("four bytes were taken");
-        let damaged = self.damaged();
-        let bytes = self.take(u32::from_le_bytes(length) as usize)?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| damaged)
-    }
-
-    /// Text or nothing.
-    pub fn maybe(&mut self) -> std::result::Result<Option<String>, Damaged> {
-        if self.flag()? {
-            self.text().map(Some)
-        } else {
-            Ok(None)
-        }
-    }
-
-    /// A number.
-    pub fn number(&mut self) -> std::result::Result<u64, Damaged> {
-        let bytes: [u8; 8] = self.take(8)?.try_into().expect("eight bytes were taken");
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// Yes or no.
-    pub fn flag(&mut self) -> std::result::Result<bool, Damaged> {
-        match self.take(1)? {
-            [0] => Ok(false),
-            [1] => Ok(true),
-            _ => Err(self.damaged()),
-        }
-    }
-
-    /// A list.
-    pub fn list<T>(
-        &mut self,
-        item: impl Fn(&mut Self) -> std::result::Result<T, Damaged>,
-    ) -> std::result::Result<Vec<T>, Damaged> {
-        let count = self.number()?;
-        (0..count).map(|_| item(self)).collect()
-    }
-
-    /// The value ends here.
-    pub fn end(self) -> std::result::Result<(), Damaged> {
-        if self.at == self.bytes.len() {
-            Ok(())
-        } else {
-            Err(self.damaged())
-        }
+        write.commit().map_err(|e| self.fail("commit record", e))
     }
 }
 
@@ -340,36 +199,82 @@ mod tests {
     }
 
     #[test]
-    fn values_round_trip_and_damage_is_told() {
-        let bytes = Encoder::new(3)
-            .text("é")
-            .maybe(None)
-            .maybe(Some("b"))
-            .number(7)
-            .flag(true);
-        let bytes = bytes.list(["p", "q"].iter(), |e, t| e.text(t)).finish();
-        let mut d = Decoder::new("thing", 3, &bytes).unwrap();
-        assert_eq!(d.text().unwrap(), "é");
-        assert_eq!(
-            (d.maybe().unwrap(), d.maybe().unwrap()),
-            (None, Some("b".to_owned()))
-        );
-        assert_eq!((d.number().unwrap(), d.flag().unwrap()), (7, true));
-        assert_eq!(d.list(Decoder::text).unwrap(), ["p", "q"]);
-        d.end().unwrap();
-        assert!(Decoder::new("thing", 4, &bytes).is_err());
-        for cut in 0..bytes.len() {
-            let read = || -> std::result::Result<(), Damaged> {
-                let mut d = Decoder::new("thing", 3, &bytes[..cut])?;
-                d.text()?;
-                d.maybe()?;
-                d.maybe()?;
-                d.number()?;
-                d.flag()?;
-                d.list(Decoder::text)?;
-                d.end()
-            };
-            assert!(read().is_err(), "a value cut at byte {cut} was read");
-        }
+    fn writers_that_come_together_share_a_commit_and_keep_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let records = Records::open(&path).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..16u8 {
+                let records = &records;
+                scope.spawn(move || {
+                    for turn in 0..20u8 {
+                        let key = format!("{writer}");
+                        records.commit(&Batch::new().put("t", &key, vec![turn])).unwrap();
+                        assert_eq!(records.get("t", &key).unwrap(), Some(vec![turn]));
+                    }
+                });
+            }
+        });
+        drop(records);
+        let records = Records::open(&path).unwrap();
+        let all = records.list("t").unwrap();
+        assert_eq!(all.len(), 16);
+        assert!(all.iter().all(|(_, value)| *value == [19]), "{all:?}");
+    }
+
+    #[test]
+    fn what_waits_for_one_commit_goes_into_the_next_together() {
+        let group = Group::default();
+        let commits = std::sync::Mutex::new(Vec::new());
+        let (begun, go_on) = (std::sync::Barrier::new(2), std::sync::Barrier::new(2));
+        let batch = |key: &str| Batch::new().put("t", key, Vec::new());
+        let keys = |batches: &[&Batch]| batches.iter().map(|b| b.changes[0].1.clone()).collect::<Vec<_>>();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                group.commit(&batch("slow"), |batches| {
+                    begun.wait();
+                    go_on.wait();
+                    commits.lock().unwrap().push(keys(batches));
+                    Ok(())
+                })
+            });
+            begun.wait();
+            let late: Vec<_> = (0..8)
+                .map(|number| {
+                    let (group, commits, name) = (&group, &commits, number.to_string());
+                    scope.spawn(move || {
+                        group.commit(&batch(&name), |batches| {
+                            commits.lock().unwrap().push(keys(batches));
+                            Err(Error::new(
+                                "commit record",
+                                "t",
+                                std::io::Error::from_raw_os_error(28),
+                            ))
+                        })
+                    })
+                })
+                .collect();
+            while group.waiting() < 8 {
+                std::thread::yield_now();
+            }
+            go_on.wait();
+            for writer in late {
+                let error = writer.join().unwrap().unwrap_err();
+                assert_eq!(error.errno(), Some(28), "a writer was told {error}");
+            }
+        });
+        let commits = commits.into_inner().unwrap();
+        assert_eq!(commits.iter().map(Vec::len).collect::<Vec<_>>(), [1, 8]);
+    }
+
+    #[test]
+    fn a_commit_that_panics_leaves_the_line_to_others() {
+        let group = Group::default();
+        let batch = Batch::new().put("t", "k", Vec::new());
+        let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ = group.commit(&batch, |_| panic!("on purpose"));
+        }));
+        assert!(died.is_err());
+        group.commit(&batch, |_| Ok(())).unwrap();
     }
 }
