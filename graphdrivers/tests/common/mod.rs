@@ -4,8 +4,39 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use plugin_api::Fault;
 use plugin_api::graph::{GraphPlugin, NewLayer};
 use plugin_api::id::LayerId;
+use plugin_api::snapshot::Snapshotter;
+
+/// The back ends over which a test runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BackEnd {
+    Overlay,
+}
+
+impl BackEnd {
+    /// Behind Docker's door.
+    pub(crate) fn graph(self, state: &Path) -> Result<Arc<dyn GraphPlugin>, Fault> {
+        match self {
+            Self::Overlay => graphdrivers::open_overlay(state),
+        }
+    }
+
+    /// Behind containerd's door.
+    pub(crate) fn snapshots(self, state: &Path) -> Result<Arc<dyn Snapshotter>, Fault> {
+        match self {
+            Self::Overlay => graphdrivers::open_overlay_snapshots(state),
+        }
+    }
+
+    /// Runs a test in mounts of its own, over an empty state folder on a file system that suits.
+    pub(crate) fn alone(self, test: impl FnOnce(&Path) + Send) {
+        match self {
+            Self::Overlay => alone(test),
+        }
+    }
+}
 
 /// Runs a test in mounts of its own, over an empty state folder.
 pub(crate) fn alone(test: impl FnOnce(&Path) + Send) {
