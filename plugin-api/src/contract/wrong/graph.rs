@@ -21,12 +21,12 @@ defects! {
     GraphDefect;
     SecondInitFails fails init_may_come_again init_voids_holds cleanup_keeps_layers;
     MetadataInvents fails status_and_metadata_answer;
-    EverythingExists fails exists_is_false_for_an_unknown_layer create_over_a_missing_parent_is_refused an_unknown_storage_option_makes_nothing get_of_an_unknown_layer_is_refused remove_forgets_the_layer;
+    EverythingExists fails exists_is_false_for_an_unknown_layer create_over_a_missing_parent_is_refused an_unknown_storage_option_makes_nothing get_of_an_unknown_layer_is_refused remove_forgets_the_layer a_size_limit_is_kept;
     RootIsOpenToAll fails a_new_layer_is_an_empty_directory;
     RepeatedCreateFails fails create_twice_is_already_so layers_survive_a_restart_of_the_driver;
     OtherParentIsTaken fails create_over_another_parent_is_refused;
     MissingParentIsTaken fails create_over_a_missing_parent_is_refused;
-    UnknownOptionIsTaken fails an_unknown_storage_option_makes_nothing;
+    UnknownOptionIsTaken fails an_unknown_storage_option_makes_nothing a_size_limit_is_kept;
     InitSuffixIsRefused fails a_container_has_an_init_layer_of_its_own;
     GetCreates fails get_of_an_unknown_layer_is_refused;
     GetsAreNotCounted fails gets_are_counted concurrent_gets_count;
@@ -45,17 +45,21 @@ defects! {
     BrokenArchivesAreTaken fails a_broken_archive_is_refused;
     ContainersLeak fails a_child_shows_its_parent_and_leaves_it_alone;
     ChainsEndAt100 fails deep_chains_are_read_to_the_bottom;
-    WhiteoutsAreIgnored fails a_whiteout_hides_the_parents_entry diff_then_apply_gives_the_same_tree;
+    WhiteoutsAreIgnored fails a_whiteout_hides_the_parents_entry diff_then_apply_gives_the_same_tree random_trees_travel_through_layers;
     OpaqueIsIgnored fails an_opaque_directory_hides_the_parents_entries;
     UntouchedIsChanged fails an_untouched_layer_has_no_changes;
-    KindsAreMixed fails changes_tell_each_kind;
+    KindsAreMixed fails changes_tell_each_kind many_changes_are_told_exactly;
     ChangesAreReversed fails changes_are_sorted;
     EqualSizesAreEqual fails a_change_of_equal_size_is_seen;
-    DiffLosesLinks fails diff_then_apply_gives_the_same_tree;
+    DiffLosesLinks fails diff_then_apply_gives_the_same_tree random_trees_travel_through_layers;
     DiffSizeCountsTwice fails diff_then_apply_gives_the_same_size;
     DiffHoldsTheDeleted fails a_diff_speaks_of_deletions_as_aufs_did;
     ExactDiffsArePromised fails an_exact_diff_gives_back_the_archive;
     UnknownIsEmpty fails questions_about_an_unknown_layer_are_refused;
+    PutTakesSpecialModes fails a_layer_upon_nothing_keeps_what_is_written;
+    ChangesEndAt16 fails many_changes_are_told_exactly;
+    DiffLosesTheDeep fails random_trees_travel_through_layers;
+    LimitsAreForgotten fails a_size_limit_is_kept;
     OneAtATime fails a_diff_streams_while_another_layer_is_applied;
     SiblingsMeet fails concurrent_siblings_do_not_meet;
 }
@@ -115,6 +119,7 @@ impl Graph {
                 return Err(Fault::invalid("no such id"));
             }
             GraphDefect::UnknownOptionIsTaken => layer.options = Options::new(),
+            GraphDefect::LimitsAreForgotten => drop(layer.options.remove("size")),
             GraphDefect::MissingParentIsTaken => {
                 layer.parent = layer
                     .parent
@@ -286,6 +291,10 @@ impl GraphPlugin for Graph {
             let _ = fs::write(old, &new);
             let _ = fs::write(self.root(id).join("leaked"), &new);
         }
+        if self.is(GraphDefect::PutTakesSpecialModes) {
+            let plain = fs::Permissions::from_mode(0o775);
+            let _ = fs::set_permissions(self.root(id).join("a dir"), plain);
+        }
         match (self.defect, self.inner.put(id)?) {
             (GraphDefect::PutOfNothingFails, Done::AlreadySo) => Err(Fault::not_found("nobody holds it")),
             (GraphDefect::GetsAreNotCounted, done) => {
@@ -352,6 +361,7 @@ impl GraphPlugin for Graph {
                 added.for_each(|change| change.kind = ChangeKind::Modified);
             }
             GraphDefect::ChangesAreReversed => changes.reverse(),
+            GraphDefect::ChangesEndAt16 => changes.truncate(16),
             GraphDefect::EqualSizesAreEqual => {
                 let below = parent.map(|parent| self.root(parent)).unwrap_or_default();
                 let size = |root: &Path, path: &str| {
@@ -379,6 +389,12 @@ impl GraphPlugin for Graph {
             GraphDefect::DiffLosesLinks => {
                 self.inner.diff(id, parent, &mut bytes)?;
                 let keep = |_: &str, header: &tar::Header| !header.entry_type().is_symlink();
+                let bytes = filtered(&bytes, keep).unwrap_or(bytes);
+                written(out.write_all(&bytes))
+            }
+            GraphDefect::DiffLosesTheDeep => {
+                self.inner.diff(id, parent, &mut bytes)?;
+                let keep = |name: &str, _: &tar::Header| !name.ends_with("a/b/c/deep");
                 let bytes = filtered(&bytes, keep).unwrap_or(bytes);
                 written(out.write_all(&bytes))
             }
