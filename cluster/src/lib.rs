@@ -2,8 +2,8 @@
 //!
 //! [`Store`] is all that drivers know of a store: rows with revisions, writes that hold only while
 //! nobody else wrote, leases that take their rows with them, and watches that never skip silently.
-//! [`embedded`] is the store of one machine, [`consul`] one of many; [`contract`] (feature `contract`) says what every store
-//! must keep.
+//! [`embedded`] is the store of one machine, [`consul`] and [`etcd`] are those of many; [`contract`] (feature
+//! `contract`) says what every store must keep.
 //!
 //! **Invariant:** nothing here knows what a key means. Retries of what a caller asked for, and
 //! reconciliation, are the caller's.
@@ -29,12 +29,16 @@ pub mod consul;
 pub mod contract;
 pub mod embedded;
 mod error;
+pub mod etcd;
 mod key;
 mod lease;
+mod secret;
 mod watch;
+mod worker;
 
 pub use error::{Error, Result};
 pub use lease::{Lease, Renewal};
+pub use secret::Secret;
 pub use watch::{Change, Event, Feed, Watch};
 
 /// Guards and changes of one [`Store::txn`] together.

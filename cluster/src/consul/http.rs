@@ -1,44 +1,15 @@
 //! The little HTTP/1.1 that an agent needs: one request per connection, blocking, with a deadline.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::Path;
 use std::time::{Duration, Instant};
+
+use crate::Secret;
 
 /// Longer answers are refused.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
 const MAX_HEADERS: usize = 64;
 const CONNECT: Duration = Duration::from_secs(5);
-
-/// A token that is never printed.
-#[derive(Clone)]
-pub struct Secret(String);
-
-impl Secret {
-    /// A token; an error where it could not stand in a header.
-    pub fn new(text: impl Into<String>) -> io::Result<Self> {
-        let text = text.into();
-        if text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic()) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a token is one word of plain characters",
-            ));
-        }
-        Ok(Self(text))
-    }
-
-    /// The token that a file holds, without the white space around it.
-    pub fn from_file(path: &Path) -> io::Result<Self> {
-        Self::new(std::fs::read_to_string(path)?.trim())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// An agent's address, and who we are to it.
 #[derive(Debug, Clone)]
@@ -75,8 +46,8 @@ impl Agent {
             body.len()
         )
         .into_bytes();
-        if let Some(Secret(token)) = &self.token {
-            request.extend(format!("X-Consul-Token: {token}\r\n").into_bytes());
+        if let Some(token) = &self.token {
+            request.extend(format!("X-Consul-Token: {}\r\n", token.word()).into_bytes());
         }
         request.extend(b"\r\n");
         request.extend(body);

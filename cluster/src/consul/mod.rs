@@ -22,12 +22,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::{
-    Capabilities, Error, Expect, Guard, Lease, LeaseId, MAX_OPS, Op, Renewal, Result, Revision, Row,
+    Capabilities, Error, Expect, Guard, Lease, LeaseId, MAX_OPS, Op, Renewal, Result, Revision, Row, Secret,
     Snapshot, Store, Watch, key,
 };
 use http::{Agent, Answer};
-
-pub use http::Secret;
 
 /// A transaction's body may be 512 KiB, and values in it are longer by a third.
 const MAX_VALUE: usize = 256 * 1024;

@@ -38,6 +38,14 @@ const CONSUL: Need = Need::Unpacked {
     suite: "bullseye",
 };
 
+/// Stores that tests run on loopback, and what makes certificates for them.
+const STORES: [Need; 4] = [
+    CONSUL,
+    Need::Program("etcd", "etcd-server"),
+    Need::Program("etcdctl", "etcd-client"),
+    Need::Program("openssl", "openssl"),
+];
+
 /// A named part of the test command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Lane {
@@ -109,7 +117,7 @@ impl Lane {
             Self::SoakShort => vec![Need::Nextest],
             Self::Vm => [&[Need::Nextest][..], crate::vm::NEEDS].concat(),
             Self::Unit | Self::Netns => [&[Need::Nextest][..], &namespaces].concat(),
-            Self::Contract => [&[Need::Nextest][..], &namespaces, &[CONSUL]].concat(),
+            Self::Contract => [&[Need::Nextest][..], &namespaces, &STORES].concat(),
             Self::Crash | Self::Engines => [&[Need::Nextest][..], &namespaces, &engines].concat(),
         }
     }

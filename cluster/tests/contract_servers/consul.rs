@@ -1,20 +1,45 @@
 //! A real Consul keeps the contract.
 
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    reason = "this crate knows nothing of the cellar, and helpers of tests are tests as well"
-)]
-
-mod server;
-
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::consul::{Consul, Secret};
+use cluster::consul::Consul;
 use cluster::contract::{Subject, check};
-use cluster::{Error, Event, Expect, Revision, Store};
-use server::{Agent, ports, program};
+use cluster::{Error, Event, Expect, Revision, Secret, Store};
+
+use crate::server::{Running, ports, program, wait_ready};
+
+/// A server of one node that keeps nothing.
+struct Agent {
+    _server: Running,
+    _folder: tempfile::TempDir,
+    address: String,
+}
+
+impl Agent {
+    /// Starts one whose HTTP port is `port`, with more configuration, and waits until it can write.
+    fn start(program: &Path, port: u16, more: &str, token: Option<&Secret>) -> Self {
+        let [server, lan, wan] = ports();
+        let folder = tempfile::tempdir().unwrap();
+        let configuration = format!(
+            "ports {{ http = {port} server = {server} serf_lan = {lan} serf_wan = {wan} dns = -1 grpc = -1 }} {more}"
+        );
+        let mut command = Command::new(program);
+        command
+            .args(["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1"])
+            .args(["-hcl", &configuration]);
+        let server = Running::start(&mut command, folder.path());
+        let address = format!("127.0.0.1:{port}");
+        wait_ready(&Consul::new(&address, token.cloned()), folder.path());
+        Self {
+            _server: server,
+            _folder: folder,
+            address,
+        }
+    }
+}
 
 #[test]
 fn consul_keeps_every_rule() {

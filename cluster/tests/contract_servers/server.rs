@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cluster::Store;
-use cluster::consul::{Consul, Secret};
+use cluster::{Expect, Store};
 
 /// The program, or nothing: then the skip is reported.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
@@ -47,51 +46,55 @@ pub(crate) fn ports<const N: usize>() -> [u16; N] {
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
-/// A server of one node that keeps nothing; ends with the value.
-pub(crate) struct Agent {
-    child: Child,
-    _folder: tempfile::TempDir,
-    pub(crate) address: String,
-}
+/// A running server; ends with the value.
+pub(crate) struct Running(Child);
 
-impl Agent {
-    /// Starts one whose HTTP port is `port`, with more configuration, and waits until it can write.
-    pub(crate) fn start(program: &Path, port: u16, more: &str, token: Option<&Secret>) -> Self {
-        let [server, lan, wan] = ports();
-        let folder = tempfile::tempdir().unwrap();
-        let configuration = format!(
-            "ports {{ http = {port} server = {server} serf_lan = {lan} serf_wan = {wan} dns = -1 grpc = -1 }} {more}"
-        );
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(program)
-            .args(["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1"])
-            .args(["-hcl", &configuration])
-            .current_dir(folder.path())
+impl Running {
+    /// Starts `command` in `folder`, where its log is written.
+    pub(crate) fn start(command: &mut Command, folder: &Path) -> Self {
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let child = command
+            .current_dir(folder)
+            .stdin(Stdio::null())
             .stdout(Stdio::from(log.try_clone().unwrap()))
-            .stderr(Stdio::from(log))
-            .spawn()
-            .unwrap();
-        let agent = Self {
-            child,
-            _folder: folder,
-            address: format!("127.0.0.1:{port}"),
-        };
-        let client = Consul::new(&agent.address, token.cloned());
-        let begin = Instant::now();
-        while client.put_if("ready", b"", cluster::Expect::Any, None).is_err() {
-            assert!(
-                begin.elapsed() < Duration::from_secs(60),
-                "consul does not get ready"
-            );
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        agent
+            .stderr(Stdio::from(log));
+        Self(child.spawn().unwrap())
+    }
+
+    /// Stops it where it stands, until [`Running::thaw`].
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let number = self.0.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &number]).status();
+        assert!(sent.unwrap().success());
     }
 }
 
-impl Drop for Agent {
+impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
+}
+
+/// Waits until a row can be written, and answers how long that took.
+pub(crate) fn wait_ready(store: &dyn Store, folder: &Path) -> Duration {
+    let begin = Instant::now();
+    while let Err(error) = store.put_if("ready", b"", Expect::Any, None) {
+        let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "the server does not get ready: {error:?}\n{}",
+            log()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    begin.elapsed()
 }
