@@ -30,6 +30,20 @@ impl BackEnd {
         }
     }
 
+    /// The file system on which it is tried.
+    pub(crate) fn file_system(self) -> &'static str {
+        match self {
+            Self::Overlay => "ext4",
+        }
+    }
+
+    /// Bytes of the smallest disk that suits.
+    pub(crate) fn disk_size(self) -> usize {
+        match self {
+            Self::Overlay => 64 << 20,
+        }
+    }
+
     /// Runs a test in mounts of its own, over an empty state folder on a file system that suits.
     pub(crate) fn alone(self, test: impl FnOnce(&Path) + Send) {
         match self {

@@ -99,6 +99,11 @@ impl Lane {
             Need::Program("nft", "nftables"),
             Need::Program("unshare", "util-linux"),
         ];
+        let disks = [
+            Need::Program("losetup", "mount"),
+            Need::Program("mkfs.ext4", "e2fsprogs"),
+            Need::Program("mkfs.btrfs", "btrfs-progs"),
+        ];
         let engines = [
             Need::Program("dockerd", "docker.io"),
             Need::Program("docker", "docker.io"),
@@ -116,9 +121,11 @@ impl Lane {
             Self::Lint => vec![Need::Program("git", "git")],
             Self::SoakShort => vec![Need::Nextest],
             Self::Vm => [&[Need::Nextest][..], crate::vm::NEEDS].concat(),
-            Self::Unit | Self::Netns => [&[Need::Nextest][..], &namespaces].concat(),
-            Self::Contract => [&[Need::Nextest][..], &namespaces, &STORES].concat(),
-            Self::Crash | Self::Engines => [&[Need::Nextest][..], &namespaces, &engines].concat(),
+            Self::Unit => [&[Need::Nextest][..], &namespaces].concat(),
+            Self::Netns => [&[Need::Nextest][..], &namespaces, &disks].concat(),
+            Self::Contract => [&[Need::Nextest][..], &namespaces, &disks, &STORES].concat(),
+            Self::Crash => [&[Need::Nextest][..], &namespaces, &engines, &disks].concat(),
+            Self::Engines => [&[Need::Nextest][..], &namespaces, &engines].concat(),
         }
     }
 
@@ -182,8 +189,8 @@ pub(crate) fn test(chosen: &[Lane]) -> Result<()> {
     close(&rows, &skips)
 }
 
-/// The long forms: the fuzz tests, optimised, since they are to read as much as they can; and the crash
-/// sweep with every change of every repair, of which the test command takes a share.
+/// The long forms: the fuzz tests, optimised, since they are to read as much as they can; the crash sweep
+/// with every change of every repair, and every power cut, of which the test command takes a share.
 pub(crate) fn soak(iterations: u64, seed: Option<u64>) -> Result<()> {
     let mut command = run::cargo();
     command.args([
@@ -202,7 +209,7 @@ pub(crate) fn soak(iterations: u64, seed: Option<u64>) -> Result<()> {
     }
     run::must(&mut command)?;
     let mut sweep = nextest("run")?;
-    sweep.args(FEATURES).args(["-E", "binary(=crash)"]);
+    sweep.args(FEATURES).args(["--profile", "soak", "-E", CRASH]);
     run::must(sweep.env("LONGSHORE_SWEEP", "full"))
 }
 
