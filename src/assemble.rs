@@ -58,11 +58,14 @@ fn handed_over() -> anyhow::Result<BTreeMap<PathBuf, std::os::unix::net::UnixLis
 }
 
 fn add(plugin: &mut Plugin, instance: &Instance) -> anyhow::Result<()> {
-    make_state(&instance.state)?;
-    let state = &instance.state;
+    make_folder(&instance.state)?;
+    let (state, runtime) = (&instance.state, &instance.runtime);
     match (instance.kind, instance.driver.as_str()) {
         (Kind::Graph, "overlay") => plugin.graph = Some(graphdrivers::open_overlay(state).map_err(told)?),
-        (Kind::Network, "bridge") => plugin.network = Some(netdrivers::open_bridge(state).map_err(told)?),
+        (Kind::Network, "bridge") => {
+            make_folder(runtime)?;
+            plugin.network = Some(netdrivers::open_bridge(state, runtime).map_err(told)?);
+        }
         (Kind::Ipam, "local") => plugin.ipam = Some(netdrivers::open_local_ipam(state).map_err(told)?),
         (Kind::Volume, "local") => plugin.volume = Some(voldrivers::open_local(state).map_err(told)?),
         (Kind::Snapshot, "overlay") => {
@@ -79,7 +82,7 @@ fn told(fault: plugin_api::Fault) -> anyhow::Error {
 }
 
 /// The folder of one driver, for root alone.
-fn make_state(path: &Path) -> anyhow::Result<()> {
+fn make_folder(path: &Path) -> anyhow::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder
         .recursive(true)

@@ -15,6 +15,8 @@ pub(crate) const PEER: &str = "python http.server";
 pub(crate) struct Server {
     child: Child,
     home: tempfile::TempDir,
+    /// What ends with the boot; in memory, where users have it.
+    _runtime: Option<tempfile::TempDir>,
     /// From before the start to the first answer on every socket.
     pub(crate) started_in: Duration,
 }
@@ -23,22 +25,26 @@ impl Server {
     /// Ours, with every driver that can run on any machine.
     pub(crate) fn ours(longshore: &Path) -> Result<Self> {
         let home = tempfile::tempdir().context("make a folder")?;
+        let runtime = tempfile::tempdir_in("/dev/shm").context("make a folder in memory")?;
         let config = home.path().join("longshore.toml");
         let (state, sockets) = (home.path().join("state"), home.path().join("sockets"));
         for folder in [&state, &sockets] {
             std::fs::create_dir(folder).with_context(|| format!("make {}", folder.display()))?;
         }
         let text = format!(
-            "state = \"{}\"\nsockets = \"{}\"\n[graph.layers]\ndriver = \"overlay\"\n\
+            "state = \"{}\"\nruntime = \"{}\"\nsockets = \"{}\"\n[graph.layers]\ndriver = \"overlay\"\n\
              [network.net]\ndriver = \"bridge\"\n[ipam.net]\ndriver = \"local\"\n[volume.vol]\ndriver = \"local\"\n",
             state.display(),
+            runtime.path().display(),
             sockets.display()
         );
         std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         let sockets = ["layers", "net", "vol"].map(|name| sockets.join(format!("{name}.sock")));
         let mut command = program(longshore);
         command.arg("serve").arg("--config").arg(config);
-        Self::start(command, home, &sockets)
+        let mut server = Self::start(command, home, &sockets)?;
+        server._runtime = Some(runtime);
+        Ok(server)
     }
 
     /// The peer, if the machine has one.
@@ -73,6 +79,7 @@ impl Server {
         let mut server = Self {
             child,
             home,
+            _runtime: None,
             started_in: Duration::ZERO,
         };
         let activate = request("Plugin.Activate", "");

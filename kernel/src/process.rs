@@ -10,6 +10,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::error::{Context, Error, Result};
 use crate::fault;
 
+/// The name of this boot of the machine: another one after each.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).context("read", path)?;
+    Ok(text.trim().to_owned())
+}
+
 /// One process of this boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {

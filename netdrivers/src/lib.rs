@@ -13,10 +13,10 @@ use plugin_api::Fault;
 use plugin_api::ipam::IpamDriver;
 use plugin_api::network::NetworkDriver;
 
-/// Opens the bridge driver over a folder of state, and repairs what a death left half-made.
-/// One per network namespace: links and firewall rules carry its mark.
-pub fn open_bridge(state: &Path) -> Result<Arc<dyn NetworkDriver>, Fault> {
-    Ok(Arc::new(bridge::Driver::open(state)?))
+/// Opens the bridge driver over a folder of state and one in memory for what lives as long as the boot, and
+/// repairs what a death left half-made. One per network namespace: links and firewall rules carry its mark.
+pub fn open_bridge(state: &Path, runtime: &Path) -> Result<Arc<dyn NetworkDriver>, Fault> {
+    Ok(Arc::new(bridge::Driver::open(state, runtime)?))
 }
 
 /// Opens the address driver of one host over a folder of state.

@@ -14,6 +14,8 @@ pub(crate) struct File {
     pub(crate) state: Option<PathBuf>,
     /// Where sockets are made: `NAME.sock`.
     pub(crate) sockets: Option<PathBuf>,
+    /// Where drivers keep what ends with the boot; in memory.
+    pub(crate) runtime: Option<PathBuf>,
     /// Where the sockets of snapshotters are made: `NAME.sock`.
     pub(crate) snapshots: Option<PathBuf>,
     /// Log filter: `info`, `debug`, `longshore=debug`…
@@ -73,6 +75,7 @@ impl File {
     /// What a later file says takes the place of what this one says.
     fn add(&mut self, later: Self) {
         self.state = later.state.or(self.state.take());
+        self.runtime = later.runtime.or(self.runtime.take());
         self.sockets = later.sockets.or(self.sockets.take());
         self.snapshots = later.snapshots.or(self.snapshots.take());
         self.log = later.log.or(self.log.take());

@@ -10,6 +10,7 @@ use super::file::{Driver, File};
 /// The file read when none is named, if it is there.
 pub(crate) const DEFAULT_FILE: &str = "/etc/longshore/longshore.toml";
 const DEFAULT_STATE: &str = "/var/lib/longshore";
+const DEFAULT_RUNTIME: &str = "/run/longshore";
 const DEFAULT_SOCKETS: &str = "/run/docker/plugins";
 /// Not where Docker looks: it would take them for plugins and wait for an answer in JSON.
 const DEFAULT_SNAPSHOTS: &str = "/run/longshore";
@@ -62,6 +63,8 @@ pub(crate) struct Instance {
     pub(crate) driver: String,
     /// Its own folder.
     pub(crate) state: PathBuf,
+    /// Its own folder for what ends with the boot.
+    pub(crate) runtime: PathBuf,
 }
 
 /// The configuration, checked.
@@ -113,6 +116,7 @@ impl Config {
         };
         let state = folder(&flags.state, file.state, DEFAULT_STATE)?;
         let sockets = folder(&flags.sockets, file.sockets, DEFAULT_SOCKETS)?;
+        let runtime = folder(&None, file.runtime, DEFAULT_RUNTIME)?;
         let snapshots = folder(&None, file.snapshots, DEFAULT_SNAPSHOTS)?;
         ensure!(
             snapshots != sockets,
@@ -133,13 +137,13 @@ impl Config {
                 continue;
             }
             for (name, driver) in table {
-                let instance = instance(kind, &name, driver, &state)?;
+                let instance = instance(kind, &name, driver, (&state, &runtime))?;
                 plugins.entry(name).or_default().push(instance);
             }
         }
         let mut snapshotters = BTreeMap::new();
         for (name, driver) in file.snapshot.into_iter().filter(|_| wanted(Kind::Snapshot)) {
-            let instance = instance(Kind::Snapshot, &name, driver, &state)?;
+            let instance = instance(Kind::Snapshot, &name, driver, (&state, &runtime))?;
             snapshotters.insert(name, instance);
         }
         ensure!(
@@ -174,7 +178,12 @@ fn everything() -> File {
     }
 }
 
-fn instance(kind: Kind, name: &str, driver: Driver, state: &Path) -> anyhow::Result<Instance> {
+fn instance(
+    kind: Kind,
+    name: &str,
+    driver: Driver,
+    (state, runtime): (&Path, &Path),
+) -> anyhow::Result<Instance> {
     let table = format!("[{}.{name}]", kind.as_str());
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
     let begins_well = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
@@ -194,6 +203,7 @@ fn instance(kind: Kind, name: &str, driver: Driver, state: &Path) -> anyhow::Res
         kind,
         driver: driver.driver,
         state: state.join(kind.as_str()).join(name),
+        runtime: runtime.join(kind.as_str()).join(name),
     })
 }
 
@@ -213,6 +223,10 @@ mod tests {
         assert_eq!(
             instances[0].state,
             Path::new("/var/lib/longshore/graph/longshore")
+        );
+        assert_eq!(
+            instances[1].runtime,
+            Path::new("/run/longshore/network/longshore")
         );
     }
 

@@ -63,7 +63,9 @@ impl Ground {
         for folder in ["state", "sockets"] {
             fs::create_dir(root.path().join(folder)).unwrap();
         }
-        let head = format!("state = \"{path}/state\"\nsockets = \"{path}/sockets\"\n");
+        let head = format!(
+            "state = \"{path}/state\"\nruntime = \"{path}/runtime\"\nsockets = \"{path}/sockets\"\n"
+        );
         fs::write(root.path().join("longshore.toml"), head + drivers).unwrap();
         let unshare = ["unshare", "--net", "--mount", "--propagation", "private"];
         let holder = Tool::new("setpriv").args(["--pdeathsig", "KILL"]).args(unshare);
@@ -264,6 +266,7 @@ impl Ground {
         assert!(self.longshore.is_none(), "longshore has its records open");
         let mut all = Shape::new();
         stores(&self.path("state"), &mut all);
+        stores(&self.path("runtime"), &mut all);
         all
     }
 }
@@ -383,7 +386,7 @@ fn stores(folder: &Path, all: &mut Shape) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             stores(&entry.path(), all);
-        } else if entry.file_name() == "state.redb" {
+        } else if entry.path().extension().is_some_and(|ending| ending == "redb") {
             read_records(&entry.path(), all);
         }
     }

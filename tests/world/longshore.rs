@@ -80,7 +80,8 @@ pub(crate) const ALL: [&str; 4] = ["graph", "network", "ipam", "volume"];
 pub(crate) fn configure(world: &World, kinds: &[&str]) {
     let (state, sockets) = (world.text("state"), world.plugins());
     let mut text = format!(
-        "log = \"info,plugin_api=debug\"\nstate = {state:?}\nsockets = \"{}\"\nsnapshots = {:?}\n",
+        "log = \"info,plugin_api=debug\"\nstate = {state:?}\nruntime = {:?}\nsockets = \"{}\"\nsnapshots = {:?}\n",
+        world.text("runtime"),
         sockets.display(),
         world.text("snapshots")
     );

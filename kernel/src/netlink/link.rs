@@ -15,6 +15,8 @@ const PEER: u16 = 1;
 /// `IFLA_BRPORT_MODE` and `IFLA_BRPORT_ISOLATED`.
 const PORT_HAIRPIN: u16 = 4;
 const PORT_ISOLATED: u16 = 33;
+/// `RTEXT_FILTER_SKIP_STATS`: counters are half of the answer's bytes, and nobody here reads them.
+const WITHOUT_STATISTICS: u32 = 8;
 
 /// Which link of the socket's namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -290,22 +292,30 @@ pub fn move_to(at: At<'_>, namespace: BorrowedFd<'_>) -> Request {
     })
 }
 
+/// Sets a link administratively down and puts it into a group, in one message.
+pub fn fence(at: At<'_>, group: u32) -> Request {
+    with(set("fence", at, DOWN), |m| m.number(libc::IFLA_GROUP, group))
+}
+
 /// Sets flags of a bridge's port: isolated ports do not reach each other; a hairpin port gets its own
 /// frames back.
-pub fn set_port(index: u32, isolated: bool, hairpin: bool) -> Request {
-    let mut fixed = fixed(index, NONE);
-    fixed[0] = u8::try_from(libc::AF_BRIDGE).expect("AF_BRIDGE is 7");
-    let message = Message::new(libc::RTM_SETLINK, 0, &fixed).nest(libc::IFLA_PROTINFO, |m| {
-        m.bytes(PORT_HAIRPIN, &[u8::from(hairpin)])
-            .bytes(PORT_ISOLATED, &[u8::from(isolated)])
+pub fn set_port(at: At<'_>, isolated: bool, hairpin: bool) -> Request {
+    let message = at.message(libc::RTM_NEWLINK, 0, NONE);
+    let message = message.nest(libc::IFLA_LINKINFO, |m| {
+        m.text(libc::IFLA_INFO_SLAVE_KIND, "bridge")
+            .nest(libc::IFLA_INFO_SLAVE_DATA, |m| {
+                m.bytes(PORT_HAIRPIN, &[u8::from(hairpin)])
+                    .bytes(PORT_ISOLATED, &[u8::from(isolated)])
+            })
     });
-    Request::new("set port flags of", At::Index(index).subject(), message)
+    Request::new("set port flags of", at.subject(), message)
 }
 
 impl Socket {
     /// Every link of the namespace.
     pub fn links(&self) -> Result<Vec<Link>> {
         let message = Message::new(libc::RTM_GETLINK, 0, &fixed(0, NONE));
+        let message = message.number(libc::IFLA_EXT_MASK, WITHOUT_STATISTICS);
         self.dump(&Request::new("list", "links", message), |kind, body| {
             (kind == libc::RTM_NEWLINK).then(|| Link::parse(body)).flatten()
         })
@@ -320,11 +330,9 @@ impl Socket {
                 "a link's name has 1 to 15 bytes",
             ));
         }
-        let request = Request::new(
-            "look up link",
-            name,
-            At::Name(name).message(libc::RTM_GETLINK, 0, NONE),
-        );
+        let message = At::Name(name).message(libc::RTM_GETLINK, 0, NONE);
+        let message = message.number(libc::IFLA_EXT_MASK, WITHOUT_STATISTICS);
+        let request = Request::new("look up link", name, message);
         match self.ask(&request, Link::parse) {
             Err(error) if error.is_missing() => Ok(None),
             other => other.map(Some),

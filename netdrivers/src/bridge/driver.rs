@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernel::netlink::Socket;
 use kernel::netlink::watch::Watch;
-use kernel::record::{Batch, Records};
 use plugin_api::id::{MacAddr, NetworkId};
 use plugin_api::network::{
     ConnectivitySpec, EndpointInterface, EndpointRef, EndpointSpec, ExternalConnectivity, JoinPlan, JoinSpec,
@@ -19,8 +18,10 @@ use plugin_api::{Done, Fault, FaultKind};
 use super::keeper::Keeper;
 use super::proxy::Relays;
 use super::reaper::Reaper;
-use super::records::{ENDPOINTS, Endpoint, NETWORKS, Network, NetworkPhase, endpoint_key};
-use super::{firewall, guard, plan, ports};
+use super::records::{Endpoint, Network, NetworkPhase};
+use super::store::Store;
+use super::tables::Fenced;
+use super::{plan, ports};
 
 /// What the records say, and the sockets that hold ports.
 #[derive(Debug, Default)]
@@ -41,16 +42,16 @@ pub struct Driver {
 /// What the verbs and the keeper share.
 #[derive(Debug)]
 pub(super) struct Core {
-    pub(super) records: Records,
-    pub(super) route: Arc<Socket>,
-    pub(super) nft: Socket,
+    pub(super) store: Store,
+    pub(super) route: Socket,
+    pub(super) nft: Arc<Socket>,
     pub(super) state: Mutex<State>,
     /// One change of the set of networks at a time, since they may not overlap.
     pub(super) layout: Mutex<()>,
     /// One verb per network at a time.
     gates: Mutex<BTreeMap<NetworkId, Arc<Mutex<()>>>>,
-    /// One change of the firewall at a time, so that a replacement does not miss one.
-    pub(super) firewall: Mutex<()>,
+    /// Held by who changes the tables of nf_tables.
+    pub(super) fenced: Arc<Mutex<Fenced>>,
     pub(super) reaper: Reaper,
     pub(super) relays: Relays,
 }
@@ -84,11 +85,12 @@ pub(super) fn unknown_endpoint(at: &EndpointRef) -> Fault {
 }
 
 impl Driver {
-    /// Opens the state in a folder that exists, repairs the kernel from it, and keeps it so.
-    pub fn open(folder: &Path) -> Result<Self, Fault> {
+    /// Opens the state in a folder that lasts and one in memory, which exist, repairs the kernel from it,
+    /// and keeps it so.
+    pub fn open(state: &Path, runtime: &Path) -> Result<Self, Fault> {
         // Listens first: what breaks during the repair is seen.
         let watch = Watch::open().map_err(failed)?;
-        let core = Arc::new(Core::open(folder)?);
+        let core = Arc::new(Core::open(state, runtime)?);
         let keeper = Keeper::start(Arc::clone(&core), watch).map_err(failed)?;
         Ok(Self {
             _keeper: keeper,
@@ -99,19 +101,19 @@ impl Driver {
 
 impl Core {
     /// Opens the state and repairs the kernel from it, without a keeper.
-    pub(super) fn open(folder: &Path) -> Result<Self, Fault> {
-        let records = Records::open(&folder.join("state.redb")).map_err(failed)?;
-        let route = Arc::new(Socket::route().map_err(failed)?);
-        let reaper = Reaper::start(Arc::clone(&route))
-            .map_err(|error| Fault::internal("start reaper").because(error))?;
+    pub(super) fn open(state: &Path, runtime: &Path) -> Result<Self, Fault> {
+        let store = Store::open(state, runtime)?;
+        let nft = Arc::new(Socket::netfilter().map_err(failed)?);
+        let fenced = Arc::<Mutex<Fenced>>::default();
+        let reaper = Reaper::start(Arc::clone(&nft), Arc::clone(&fenced)).map_err(failed)?;
         let driver = Self {
-            records,
-            route,
-            nft: Socket::netfilter().map_err(failed)?,
+            store,
+            route: Socket::route().map_err(failed)?,
+            nft,
             state: Mutex::default(),
             layout: Mutex::default(),
             gates: Mutex::default(),
-            firewall: Mutex::default(),
+            fenced,
             reaper,
             relays: Relays::start().map_err(failed)?,
         };
@@ -145,26 +147,23 @@ impl Core {
             .ok_or_else(|| unknown_endpoint(at))
     }
 
-    // === records ===
+    // === records, and what is in memory of them ===
 
     pub(super) fn put_network(&self, network: &Network) -> Result<(), Fault> {
+        self.store.put_network(network).map_err(failed)?;
         let id = network.spec.id.clone();
-        let batch = Batch::new().put(NETWORKS, id.as_str(), network.encode());
-        self.records.commit(&batch).map_err(failed)?;
         self.state().networks.insert(id, network.clone());
         Ok(())
     }
 
     pub(super) fn forget_network(&self, id: &NetworkId) -> Result<(), Fault> {
-        let batch = Batch::new().delete(NETWORKS, id.as_str());
-        self.records.commit(&batch).map_err(failed)?;
+        self.store.forget_network(id).map_err(failed)?;
         self.state().networks.remove(id);
         Ok(())
     }
 
     pub(super) fn put_endpoint(&self, endpoint: &Endpoint) -> Result<(), Fault> {
-        let batch = Batch::new().put(ENDPOINTS, &endpoint_key(&endpoint.at), endpoint.encode());
-        self.records.commit(&batch).map_err(failed)?;
+        self.store.put_endpoint(endpoint).map_err(failed)?;
         self.state()
             .endpoints
             .insert(endpoint.at.clone(), endpoint.clone());
@@ -172,102 +171,11 @@ impl Core {
     }
 
     pub(super) fn forget_endpoint(&self, at: &EndpointRef) -> Result<(), Fault> {
-        let batch = Batch::new().delete(ENDPOINTS, &endpoint_key(at));
-        self.records.commit(&batch).map_err(failed)?;
+        self.store.forget_endpoint(at).map_err(failed)?;
         let mut state = self.state();
         state.endpoints.remove(at);
         state.held.remove(at);
         Ok(())
-    }
-
-    // === kernel ===
-
-    /// Makes the table what the records say.
-    pub(super) fn replace_firewall(&self) -> Result<(), Fault> {
-        let _one = lock(&self.firewall);
-        self.replace_firewall_locked()
-    }
-
-    /// The same for who holds the lock of the firewall.
-    pub(super) fn replace_firewall_locked(&self) -> Result<(), Fault> {
-        let is_empty;
-        let batch = {
-            let state = self.state();
-            let networks = state
-                .networks
-                .values()
-                .filter(|network| network.phase != NetworkPhase::Removing);
-            let networks: Vec<_> = networks.cloned().collect();
-            is_empty = networks.is_empty();
-            firewall::replace(&networks, state.endpoints.values())
-        };
-        self.nft.commit(batch).map_err(failed)?;
-        if is_empty {
-            self.nft.commit(guard::remove()).map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    /// Makes the guards' table what the records say.
-    pub(super) fn replace_guard(&self) -> kernel::Result<()> {
-        let _one = lock(&self.firewall);
-        let batch = guard::replace(self.state().endpoints.values());
-        self.nft.commit(batch)
-    }
-
-    /// Guards an endpoint's link, before there is one.
-    pub(super) fn admit(&self, endpoint: &Endpoint) -> kernel::Result<()> {
-        let outcome = {
-            let _one = lock(&self.firewall);
-            guard::admit(&self.nft, endpoint)
-        };
-        match outcome {
-            // The first of its host, or somebody flushed it.
-            Err(error) if error.is_missing() => self.replace_guard(),
-            other => other,
-        }
-    }
-
-    /// Forgets the guard of an endpoint whose link is down; the table goes with the last one, as it would
-    /// at the next start.
-    pub(super) fn dismiss(&self, endpoint: &Endpoint) -> kernel::Result<()> {
-        let _one = lock(&self.firewall);
-        match guard::dismiss(&self.nft, endpoint) {
-            Err(error) if !error.is_missing() => return Err(error),
-            _ => {}
-        }
-        if guard::elements(self.state().endpoints.values()).is_empty() {
-            self.nft.commit(guard::remove())?;
-        }
-        Ok(())
-    }
-
-    /// Whether the table is what the records say; it may be absent where there is no network.
-    pub(super) fn is_firewall_whole(&self) -> kernel::Result<bool> {
-        let _one = lock(&self.firewall);
-        let wanted = {
-            let state = self.state();
-            let networks = state
-                .networks
-                .values()
-                .filter(|network| network.phase != NetworkPhase::Removing);
-            let networks: Vec<_> = networks.cloned().collect();
-            if networks.is_empty() {
-                return Ok(true);
-            }
-            firewall::elements(&networks, state.endpoints.values())
-        };
-        if !firewall::is_whole(&self.nft, &wanted)? {
-            return Ok(false);
-        }
-        let endpoints: Vec<_> = self.state().endpoints.values().cloned().collect();
-        let wanted = guard::elements(endpoints.iter());
-        // The first endpoint that joins brings the table.
-        Ok(wanted.is_empty() || guard::is_whole(&self.nft, &wanted)?)
-    }
-
-    pub(super) fn has_firewall_table(&self) -> kernel::Result<bool> {
-        Ok(self.nft.tables()?.iter().any(|table| table == firewall::TABLE.0))
     }
 }
 

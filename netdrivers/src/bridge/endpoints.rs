@@ -126,8 +126,10 @@ impl Core {
         endpoint.phase = EndpointPhase::Leaving;
         self.put_endpoint(endpoint)?;
         self.fence(endpoint).map_err(failed)?;
+        // The record may stay as it is: a restart fences once more what is not there any more.
         endpoint.phase = EndpointPhase::Apart;
-        self.put_endpoint(endpoint)?;
+        let mut state = self.state();
+        state.endpoints.insert(endpoint.at.clone(), endpoint.clone());
         Ok(Done::Changed)
     }
 

@@ -1,7 +1,7 @@
 //! The table `inet longshore`: chains of constant size, and maps that say what is published.
 //!
-//! A change of a network replaces the whole table in one transaction; a change of ports adds or
-//! removes elements. Nobody can add to the table and be believed: what the records do not say is gone
+//! The first network brings the table, the last takes it along; other networks and ports are elements that
+//! come and go. What does not fit is replaced as a whole, in one transaction. Nobody can add to the table and be believed: what the records do not say is gone
 //! with the next replacement.
 
 use std::net::IpAddr;
@@ -216,7 +216,7 @@ fn postrouting_rules() -> Vec<Vec<Expr>> {
 }
 
 fn skeleton() -> Batch {
-    let mut batch = Batch::new().table(TABLE).delete_table(TABLE).table(TABLE);
+    let mut batch = remove().table(TABLE);
     for set in &SETS {
         batch = batch.set(TABLE, set);
     }
@@ -306,12 +306,14 @@ pub(super) fn by_set(elements: Vec<(Set, Element)>) -> Vec<(Set, Vec<Element>)> 
     sorted
 }
 
-/// The whole table as the records want it: replaces what is there, or removes it without networks.
+/// No table.
+pub fn remove() -> Batch {
+    // Made first, since removing a table that is not there would fail.
+    Batch::new().table(TABLE).delete_table(TABLE)
+}
+
+/// The whole table as the records want it: replaces what is there.
 pub fn replace<'a>(networks: &[Network], endpoints: impl Iterator<Item = &'a Endpoint>) -> Batch {
-    if networks.is_empty() {
-        // Made first, since removing a table that is not there would fail.
-        return Batch::new().table(TABLE).delete_table(TABLE);
-    }
     elements(networks, endpoints)
         .iter()
         .fold(skeleton(), |batch, (set, elements)| {
@@ -364,22 +366,32 @@ pub(super) fn holds(
     Ok(true)
 }
 
+/// Lets a network's bridge in; ENOENT without the table.
+pub fn admit(network: &Network) -> Batch {
+    let all = by_set(network_elements(network));
+    all.iter()
+        .fold(Batch::new(), |batch, (set, some)| batch.add(TABLE, set, some))
+}
+
+/// Forgets a network's bridge; ENOENT if it is not there.
+pub fn dismiss(network: &Network) -> Batch {
+    let all = by_set(network_elements(network));
+    all.iter()
+        .fold(Batch::new(), |batch, (set, some)| batch.remove(TABLE, set, some))
+}
+
 /// Publishes an endpoint's ports. A table that somebody removed is ENOENT.
-pub fn publish(socket: &Socket, endpoint: &Endpoint) -> Result<()> {
+pub fn publish(endpoint: &Endpoint) -> Batch {
     let all = by_set(port_elements(endpoint).collect());
-    let batch = all
-        .iter()
-        .fold(Batch::new(), |batch, (set, some)| batch.add(TABLE, set, some));
-    socket.commit(batch)
+    all.iter()
+        .fold(Batch::new(), |batch, (set, some)| batch.add(TABLE, set, some))
 }
 
 /// Takes back an endpoint's ports; ENOENT if one of them is not there.
-pub fn withdraw(socket: &Socket, endpoint: &Endpoint) -> Result<()> {
+pub fn withdraw(endpoint: &Endpoint) -> Batch {
     let all = by_set(port_elements(endpoint).collect());
-    let batch = all
-        .iter()
-        .fold(Batch::new(), |batch, (set, some)| batch.remove(TABLE, set, some));
-    socket.commit(batch)
+    all.iter()
+        .fold(Batch::new(), |batch, (set, some)| batch.remove(TABLE, set, some))
 }
 
 /// Whether two endpoints want one port of one address.

@@ -23,11 +23,11 @@ pub const TABLE: Table = Table("longshore_guard");
 use Field::{Ipv4, Ipv6, LinkName, Mac};
 
 /// Links of endpoints.
-const LINKS: Set = set("links", 1, &[LinkName], false);
+const LINKS: Set = set("links", 101, &[LinkName], false);
 /// What each may send from.
-const MACS: Set = set("macs", 2, &[LinkName, Mac], false);
-const SOURCES4: Set = set("sources4", 3, &[LinkName, Ipv4], false);
-const SOURCES6: Set = set("sources6", 4, &[LinkName, Ipv6], false);
+const MACS: Set = set("macs", 102, &[LinkName, Mac], false);
+const SOURCES4: Set = set("sources4", 103, &[LinkName, Ipv4], false);
+const SOURCES6: Set = set("sources6", 104, &[LinkName, Ipv6], false);
 const SETS: [Set; 4] = [LINKS, MACS, SOURCES4, SOURCES6];
 
 const ENDPOINT: Chain = Chain {
@@ -136,12 +136,8 @@ fn endpoint_rules() -> Vec<Vec<Expr>> {
         .collect()
 }
 
-fn empty() -> Batch {
-    Batch::of(Family::Bridge).table(TABLE).delete_table(TABLE)
-}
-
 fn skeleton() -> Batch {
-    let mut batch = empty().table(TABLE);
+    let mut batch = remove().table(TABLE);
     for set in &SETS {
         batch = batch.set(TABLE, set);
     }
@@ -174,42 +170,37 @@ fn elements_of(endpoint: &Endpoint) -> Vec<(Set, Element)> {
 
 /// The elements that the records want.
 pub fn elements<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<(Set, Vec<Element>)> {
-    let linked = endpoints.filter(|e| matches!(e.phase, EndpointPhase::Joining | EndpointPhase::Joined));
+    let linked = endpoints.filter(|e| e.phase != EndpointPhase::Apart);
     by_set(linked.flat_map(elements_of).collect())
 }
 
-/// The whole table as the records want it: replaces what is there, or removes it where nobody is joined.
+/// The whole table as the records want it: replaces what is there.
 pub fn replace<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Batch {
-    let elements = elements(endpoints);
-    if elements.is_empty() {
-        return remove();
-    }
-    elements
+    elements(endpoints)
         .iter()
         .fold(skeleton(), |batch, (set, some)| batch.add(TABLE, set, some))
 }
 
 /// No table.
 pub fn remove() -> Batch {
-    empty()
+    // Made first, since removing a table that is not there would fail.
+    Batch::of(Family::Bridge).table(TABLE).delete_table(TABLE)
 }
 
 /// Lets an endpoint's link send as the endpoint, and as nobody else; ENOENT without the table.
-pub fn admit(socket: &Socket, endpoint: &Endpoint) -> Result<()> {
+pub fn admit(endpoint: &Endpoint) -> Batch {
     let all = by_set(elements_of(endpoint));
-    let batch = all.iter().fold(Batch::of(Family::Bridge), |batch, (set, some)| {
+    all.iter().fold(Batch::of(Family::Bridge), |batch, (set, some)| {
         batch.add(TABLE, set, some)
-    });
-    socket.commit(batch)
+    })
 }
 
-/// Forgets an endpoint's link; ENOENT if it is not there.
-pub fn dismiss(socket: &Socket, endpoint: &Endpoint) -> Result<()> {
-    let all = by_set(elements_of(endpoint));
-    let batch = all.iter().fold(Batch::of(Family::Bridge), |batch, (set, some)| {
+/// Forgets endpoints' links; ENOENT if one is not there.
+pub fn dismiss<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Batch {
+    let all = by_set(endpoints.flat_map(elements_of).collect());
+    all.iter().fold(Batch::of(Family::Bridge), |batch, (set, some)| {
         batch.remove(TABLE, set, some)
-    });
-    socket.commit(batch)
+    })
 }
 
 /// Whether the kernel's table is this one.

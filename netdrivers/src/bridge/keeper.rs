@@ -168,15 +168,14 @@ impl Core {
 
     fn repair(&self, mut damage: Damage) -> Result<(), Fault> {
         if damage.anything {
-            damage.firewall |= !self.is_firewall_whole().map_err(failed)?;
+            damage.firewall |= !self.are_tables_whole().map_err(failed)?;
             damage.networks.extend(self.state().networks.keys().cloned());
         } else if damage.addresses {
             damage.networks.extend(self.without_address()?);
         }
         if damage.firewall && !self.state().networks.is_empty() {
             tracing::warn!("somebody changed our tables of nf_tables: they are made anew");
-            self.replace_firewall()?;
-            self.replace_guard().map_err(failed)?;
+            self.replace_tables()?;
         }
         for id in &damage.networks {
             let gate = self.gate(id);

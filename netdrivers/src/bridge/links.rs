@@ -5,16 +5,17 @@ use kernel::netlink::{Request, address};
 use kernel::netns::set_sysctl;
 use plugin_api::network::NetworkSpec;
 
-use super::driver::Core;
-use super::records::{Endpoint, Network};
+use super::driver::{Core, lock};
+use super::records::{Endpoint, EndpointPhase, Network};
+use super::tables::missing_is_fine;
 use super::{options, plan};
 
 impl Core {
     /// Makes a bridge, or adopts the one that has its name, and gives it its addresses.
     pub(super) fn raise_bridge(&self, network: &Network, options: &options::Bridge) -> kernel::Result<()> {
         let name = network.bridge.as_str();
-        let found = self.route.link(name)?;
-        if found.is_none() {
+        let is_new = self.route.link(name)?.is_none();
+        if is_new {
             let bridge = link::Bridge {
                 mac: Some(network.mac.0),
                 mtu: Some(options.mtu),
@@ -29,7 +30,7 @@ impl Core {
             self.set_if_there(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
             self.set_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), no_v6)?;
         }
-        let present = self.route.addresses()?;
+        let present = if is_new { Vec::new() } else { self.route.addresses()? };
         let gateways = plan::gateways(&network.spec).into_iter();
         let missing =
             gateways.filter(|net| !present.iter().any(|has| has.link == index && has.address == *net));
@@ -67,7 +68,9 @@ impl Core {
             return Ok(());
         };
         if !network.is_adopted && found.alias == plan::bridge_alias(&network.spec.id) {
-            return missing_is_fine(self.route.one(link::delete(At::Index(found.index))));
+            let at = At::Index(found.index);
+            missing_is_fine(self.route.one(link::fence(at, plan::DYING)))?;
+            return self.reaper.reap();
         }
         let gateways = plan::gateways(&network.spec);
         for has in self.route.addresses()? {
@@ -85,11 +88,8 @@ impl Core {
         endpoint: &Endpoint,
         options: &options::Bridge,
     ) -> kernel::Result<()> {
-        if let Some(old) = self.route.link(&endpoint.outer)? {
-            // Fenced a moment ago, and not reaped yet.
-            missing_is_fine(self.route.one(link::delete(At::Index(old.index))))?;
-        }
         self.admit(endpoint)?;
+        let outer = At::Name(&endpoint.outer);
         let alias = plan::link_alias(&endpoint.at.endpoint);
         let veth = link::Veth {
             outer: &endpoint.outer,
@@ -101,32 +101,31 @@ impl Core {
             up: true,
             ..link::Veth::default()
         };
-        self.route.all(link::create_veth(&veth))?;
-        // Hairpin: with br_netfilter a container's way to its own published port is bridged back.
-        let outer = self.route.index_of(&endpoint.outer)?;
-        self.route.one(link::set_port(outer, !options.icc, true))?;
-        Ok(())
+        let requests = || {
+            let mut requests = link::create_veth(&veth);
+            // Hairpin: with br_netfilter a container's way to its own published port is bridged back.
+            requests.push(link::set_port(outer, !options.icc, true));
+            requests
+        };
+        match self.route.all(requests()) {
+            Err(error) if error.is_exists() => {
+                // Fenced a moment ago, and not reaped yet.
+                missing_is_fine(self.route.one(link::delete(outer)))?;
+                self.route.all(requests())
+            }
+            other => other,
+        }
     }
 
     /// Cuts an endpoint's link off; the reaper deletes it, both ends, wherever the inner end is.
     pub(super) fn fence(&self, endpoint: &Endpoint) -> kernel::Result<()> {
-        let at = At::Name(&endpoint.outer);
-        let requests = vec![
-            link::set_down(at),
-            link::set_master(at, None),
-            link::set_group(at, plan::DYING),
-        ];
-        for outcome in self.route.each(requests)? {
-            missing_is_fine(outcome)?;
-        }
+        missing_is_fine(self.route.one(link::fence(At::Name(&endpoint.outer), plan::DYING)))?;
+        let fenced = Endpoint {
+            phase: EndpointPhase::Leaving,
+            ..endpoint.clone()
+        };
+        lock(&self.fenced).push(fenced);
         self.reaper.wake();
-        self.dismiss(endpoint)
-    }
-}
-
-pub(super) fn missing_is_fine(outcome: kernel::Result<()>) -> kernel::Result<()> {
-    match outcome {
-        Err(error) if error.is_missing() => Ok(()),
-        other => other,
+        Ok(())
     }
 }

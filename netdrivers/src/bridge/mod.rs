@@ -45,6 +45,8 @@ mod publish;
 mod reaper;
 pub mod records;
 mod recovery;
+mod store;
+mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -5,7 +5,6 @@ use plugin_api::network::NetworkSpec;
 use plugin_api::{Done, Fault, Undo};
 
 use super::driver::{Core, failed, lock, random_mac};
-use super::reaper::reap;
 use super::records::{Network, NetworkPhase};
 use super::{options, plan};
 
@@ -64,8 +63,7 @@ impl Core {
     }
 
     pub(super) fn finish_removal(&self, network: &Network) -> Result<(), Fault> {
-        reap(&self.route).map_err(failed)?;
-        self.replace_firewall()?;
+        self.dismiss_network(network)?;
         self.lower_bridge(network).map_err(failed)?;
         self.forget_network(&network.spec.id)
     }
@@ -83,7 +81,7 @@ impl Core {
         let mut undo = Undo::new();
         undo.push(format!("forget network {}", network.spec.id.short()), || {
             self.forget_network(&network.spec.id)?;
-            self.replace_firewall()
+            self.dismiss_network(&network)
         });
         undo.push(format!("remove bridge {}", network.bridge), || {
             self.lower_bridge(&network)
@@ -91,7 +89,7 @@ impl Core {
         let outcome = self
             .raise_bridge(&network, options)
             .map_err(failed)
-            .and_then(|()| self.replace_firewall());
+            .and_then(|()| self.admit_network(&network));
         if let Err(fault) = outcome {
             return Err(undo.unwind(fault));
         }

@@ -62,8 +62,8 @@ impl Core {
     /// Removes the ports of `leaving` from the firewall; in memory there is `gone` then, so that no
     /// replacement of the table brings them back.
     fn take_ports(&self, leaving: &Endpoint, gone: &Endpoint) -> Result<(), Fault> {
-        let _one = lock(&self.firewall);
-        match firewall::withdraw(&self.nft, leaving) {
+        let mut fenced = lock(&self.fenced);
+        match self.nft.commit(firewall::withdraw(leaving)) {
             Err(error) if !error.is_missing() => return Err(failed(error)),
             outcome => {
                 self.state().endpoints.insert(gone.at.clone(), gone.clone());
@@ -73,17 +73,19 @@ impl Core {
             }
         }
         // Somebody else removed some of them, or the table: make it whole without them.
-        self.replace_firewall_locked().inspect_err(|_| {
-            let mut state = self.state();
-            state.endpoints.insert(leaving.at.clone(), leaving.clone());
-        })
+        self.replace_tables_of(&mut fenced)
+            .inspect_err(|_| {
+                let mut state = self.state();
+                state.endpoints.insert(leaving.at.clone(), leaving.clone());
+            })
+            .map_err(failed)
     }
 
     fn bring_ports(&self, endpoint: &Endpoint) -> Result<(), Fault> {
         let mut state = self.state();
         state.endpoints.insert(endpoint.at.clone(), endpoint.clone());
         drop(state);
-        self.replace_firewall()
+        self.replace_tables()
     }
 
     fn program_now(
@@ -128,9 +130,9 @@ impl Core {
     }
 
     fn add_ports(&self, endpoint: &Endpoint) -> Result<(), Fault> {
-        let _one = lock(&self.firewall);
-        match firewall::publish(&self.nft, endpoint) {
-            Err(error) if error.is_missing() => self.replace_firewall_locked(),
+        let mut fenced = lock(&self.fenced);
+        match self.nft.commit(firewall::publish(endpoint)) {
+            Err(error) if error.is_missing() => self.replace_tables_of(&mut fenced).map_err(failed),
             Err(error) if firewall::is_taken(&error) => Err(Fault::from_error(FaultKind::InUse, error)),
             other => other.map_err(failed),
         }

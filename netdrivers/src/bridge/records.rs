@@ -7,10 +7,6 @@ use kernel::record::{Damaged, Decoder, Encoder};
 use plugin_api::id::{EndpointId, MacAddr, NetworkId, SandboxKey};
 use plugin_api::network::{EndpointInterface, EndpointRef, NetworkSpec, PortBinding, Protocol, Subnet};
 
-/// Table of networks, by id.
-pub const NETWORKS: &str = "networks";
-/// Table of endpoints, by network and endpoint.
-pub const ENDPOINTS: &str = "endpoints";
 const LAYOUT: u8 = 1;
 
 /// How far a network is.

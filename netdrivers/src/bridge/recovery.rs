@@ -3,16 +3,11 @@
 use std::collections::BTreeSet;
 
 use kernel::netlink::link::{self, At, Link};
-use plugin_api::{Fault, FaultKind};
+use plugin_api::Fault;
 
 use super::driver::{Core, failed};
-use super::reaper::reap;
-use super::records::{ENDPOINTS, Endpoint, EndpointPhase, NETWORKS, Network, NetworkPhase};
+use super::records::{EndpointPhase, Network, NetworkPhase};
 use super::{options, plan, ports};
-
-fn corrupt(error: kernel::record::Damaged) -> Fault {
-    Fault::from_error(FaultKind::Corrupt, error)
-}
 
 impl Core {
     pub(super) fn recover(&self) -> Result<(), Fault> {
@@ -35,14 +30,11 @@ impl Core {
         for network in &made {
             self.raise_again(network)?;
         }
-        reap(&self.route).map_err(failed)?;
+        self.reaper.reap().map_err(failed)?;
         if made.is_empty() && !self.has_table()? {
             return Ok(());
         }
-        self.replace_firewall()?;
-        if !made.is_empty() {
-            self.replace_guard().map_err(failed)?;
-        }
+        self.replace_tables()?;
         let programmed: Vec<_> = self.state().endpoints.values().cloned().collect();
         for endpoint in programmed {
             let held = ports::hold_again(&self.relays, &endpoint);
@@ -52,15 +44,12 @@ impl Core {
     }
 
     fn load(&self) -> Result<(), Fault> {
-        let networks = self.records.list(NETWORKS).map_err(failed)?;
-        let endpoints = self.records.list(ENDPOINTS).map_err(failed)?;
+        let (networks, endpoints) = (self.store.networks()?, self.store.endpoints()?);
         let mut state = self.state();
-        for (_, bytes) in networks {
-            let network = Network::decode(&bytes).map_err(corrupt)?;
+        for network in networks {
             state.networks.insert(network.spec.id.clone(), network);
         }
-        for (_, bytes) in endpoints {
-            let endpoint = Endpoint::decode(&bytes).map_err(corrupt)?;
+        for endpoint in endpoints {
             state.endpoints.insert(endpoint.at.clone(), endpoint);
         }
         Ok(())
@@ -153,7 +142,7 @@ impl Core {
             let requests = vec![
                 link::set_master(at, Some(bridge)),
                 link::set_up(at),
-                link::set_port(link.index, !options.icc, true),
+                link::set_port(at, !options.icc, true),
             ];
             self.route.all(requests).map_err(failed)?;
         }

@@ -17,7 +17,7 @@ use plugin_api::network::{
 };
 use plugin_api::{Done, Fault, FaultKind};
 
-use super::records::{Endpoint, EndpointPhase, NetworkPhase};
+use super::records::{Endpoint, EndpointPhase, Network, NetworkPhase};
 use super::{Driver, firewall, plan};
 
 mod guard;
@@ -66,6 +66,22 @@ pub(super) fn endpoint_record(network: &str, id: &str, address: &str) -> Endpoin
     }
 }
 
+/// A driver over one folder: a test's folder is no place that ends with the boot, but it ends with the test.
+pub(super) fn open_in(home: &std::path::Path) -> Result<Driver, Fault> {
+    Driver::open(home, home)
+}
+
+/// A network that is there.
+pub(super) fn network_record(id: &str, pool: &str) -> Network {
+    Network {
+        spec: network_spec(id, pool),
+        bridge: format!("br-{id}"),
+        is_adopted: false,
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        phase: NetworkPhase::Made,
+    }
+}
+
 /// A container: a namespace whose link was moved, named and addressed as an engine does it.
 struct Container {
     namespace: Namespace,
@@ -84,7 +100,7 @@ impl World {
             let home = tempfile::tempdir().unwrap();
             let socket = Socket::route().unwrap();
             socket.one(link::set_up(At::Name("lo"))).unwrap();
-            let driver = Some(Driver::open(home.path()).unwrap());
+            let driver = Some(open_in(home.path()).unwrap());
             test(World { home, driver });
         })
         .unwrap();
@@ -96,7 +112,7 @@ impl World {
 
     fn restart(&mut self) {
         self.driver = None;
-        self.driver = Some(Driver::open(self.home.path()).unwrap());
+        self.driver = Some(open_in(self.home.path()).unwrap());
     }
 
     fn endpoint(&self, network: &str, id: &str, address: &str) -> EndpointRef {
@@ -426,7 +442,7 @@ fn a_restart_finds_everything_and_repairs_what_was_broken() {
             .unwrap();
         let socket = Socket::route().unwrap();
         socket.one(link::delete(At::Name("br-one"))).unwrap();
-        world.driver = Some(Driver::open(world.home.path()).unwrap());
+        world.driver = Some(open_in(world.home.path()).unwrap());
         assert_eq!(ruleset(), rules);
         assert_eq!(there.run(|| reads("192.0.2.1:8080")).unwrap().unwrap(), "b");
         assert_eq!(
@@ -654,7 +670,7 @@ fn the_contract_holds() {
             .unwrap()
             .one(link::set_up(At::Name("lo")))
             .unwrap();
-        let driver = || Driver::open(home.path()).map(|driver| Arc::new(driver) as Arc<dyn NetworkDriver>);
+        let driver = || open_in(home.path()).map(|driver| Arc::new(driver) as Arc<dyn NetworkDriver>);
         // The store opens once, and cases share the namespace: so they share the driver.
         let shared = Mutex::new(Some(driver().unwrap()));
         let open = || Ok(Arc::clone(shared.lock().unwrap().as_ref().unwrap()));

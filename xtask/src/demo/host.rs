@@ -78,7 +78,7 @@ impl Host {
     pub(super) fn serve(&mut self, interrupt: &Interrupt) -> Result<()> {
         let config = self.home.join("longshore.toml");
         let text = format!(
-            "state = \"{0}/state\"\nsockets = \"{0}/sockets\"\n\n[graph.layers]\ndriver = \"overlay\"\n\n\
+            "state = \"{0}/state\"\nruntime = \"{0}/runtime\"\nsockets = \"{0}/sockets\"\n\n[graph.layers]\ndriver = \"overlay\"\n\n\
              [network.net]\ndriver = \"bridge\"\n\n[ipam.net]\ndriver = \"local\"\n\n[volume.vol]\ndriver = \"local\"\n",
             self.home.display()
         );

@@ -137,6 +137,13 @@ impl Batch {
         self.0.len() == 1
     }
 
+    /// These changes and behind them those of another batch, perhaps of another family's tables.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0.into_iter().skip(1));
+        self
+    }
+
     fn push(mut self, operation: &'static str, subject: impl Into<String>, message: Message) -> Self {
         self.0.push(Request::new(operation, subject, message));
         self

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::*;
 
 /// How long until it is so.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
+pub(super) fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < Duration::from_secs(5), "{what} is not repaired");
@@ -50,7 +50,7 @@ fn a_flushed_firewall_is_whole_again_within_a_tenth_of_a_second() {
             nft(words);
             let took = until("the table", || {
                 netfilter.tables().unwrap() == ["longshore"]
-                    && world.driver().core.is_firewall_whole().unwrap()
+                    && world.driver().core.are_tables_whole().unwrap()
             });
             assert!(took < SOON, "{words:?} was repaired after {took:?}");
         }
@@ -108,7 +108,7 @@ fn a_comparison_finds_what_no_event_told_and_changes_nothing_else() {
         let host = Socket::route().unwrap();
         host.one(link::set_up(At::Name("lo"))).unwrap();
         // The core alone hears of nothing.
-        let core = super::super::driver::Core::open(home.path()).unwrap();
+        let core = super::super::driver::Core::open(home.path(), home.path()).unwrap();
         core.make_network_of(&network_spec("one", "10.9.0.0/24")).unwrap();
         let (rules, links) = (ruleset(), link_names());
         for words in [
