@@ -42,9 +42,7 @@ impl Server {
         let sockets = ["layers", "net", "vol"].map(|name| sockets.join(format!("{name}.sock")));
         let mut command = program(longshore);
         command.arg("serve").arg("--config").arg(config);
-        let mut server = Self::start(command, home, &sockets)?;
-        server._runtime = Some(runtime);
-        Ok(server)
+        Self::start(command, (home, Some(runtime)), &sockets)
     }
 
     /// The peer, if the machine has one.
@@ -64,10 +62,14 @@ impl Server {
         let socket = home.path().join("sockets/vol.sock");
         let mut command = program(Path::new("python3"));
         command.arg(script).arg(&socket);
-        Self::start(command, home, &[socket]).map(Some)
+        Self::start(command, (home, None), &[socket]).map(Some)
     }
 
-    fn start(mut command: Command, home: tempfile::TempDir, sockets: &[PathBuf]) -> Result<Self> {
+    fn start(
+        mut command: Command,
+        (home, runtime): (tempfile::TempDir, Option<tempfile::TempDir>),
+        sockets: &[PathBuf],
+    ) -> Result<Self> {
         let log = std::fs::File::create(home.path().join("log")).context("make the log")?;
         let start = Instant::now();
         let child = command
@@ -79,7 +81,7 @@ impl Server {
         let mut server = Self {
             child,
             home,
-            _runtime: None,
+            _runtime: runtime,
             started_in: Duration::ZERO,
         };
         let activate = request("Plugin.Activate", "");

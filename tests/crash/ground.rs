@@ -63,9 +63,8 @@ impl Ground {
         for folder in ["state", "sockets"] {
             fs::create_dir(root.path().join(folder)).unwrap();
         }
-        let head = format!(
-            "state = \"{path}/state\"\nruntime = \"{path}/runtime\"\nsockets = \"{path}/sockets\"\n"
-        );
+        let head =
+            format!("state = \"{path}/state\"\nruntime = \"{path}/runtime\"\nsockets = \"{path}/sockets\"\n");
         fs::write(root.path().join("longshore.toml"), head + drivers).unwrap();
         let unshare = ["unshare", "--net", "--mount", "--propagation", "private"];
         let holder = Tool::new("setpriv").args(["--pdeathsig", "KILL"]).args(unshare);

@@ -54,7 +54,9 @@ fn a_bridge_and_a_veth_pair_are_as_asked_for() {
             (Some(MAC), 1400, Some(outer.index))
         );
         assert_eq!(outer.alias, "note:outer");
-        socket.one(link::set_port(At::Index(outer.index), true, true)).unwrap();
+        socket
+            .one(link::set_port(At::Index(outer.index), true, true))
+            .unwrap();
         socket.one(link::set_master(At::Name("outer"), None)).unwrap();
         assert_eq!(socket.link("outer").unwrap().unwrap().master, None);
         socket.one(link::delete_group(77)).unwrap();

@@ -30,7 +30,11 @@ impl Core {
             self.set_if_there(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
             self.set_if_there(&format!("ipv6/conf/{name}/disable_ipv6"), no_v6)?;
         }
-        let present = if is_new { Vec::new() } else { self.route.addresses()? };
+        let present = if is_new {
+            Vec::new()
+        } else {
+            self.route.addresses()?
+        };
         let gateways = plan::gateways(&network.spec).into_iter();
         let missing =
             gateways.filter(|net| !present.iter().any(|has| has.link == index && has.address == *net));
@@ -119,7 +123,10 @@ impl Core {
 
     /// Cuts an endpoint's link off; the reaper deletes it, both ends, wherever the inner end is.
     pub(super) fn fence(&self, endpoint: &Endpoint) -> kernel::Result<()> {
-        missing_is_fine(self.route.one(link::fence(At::Name(&endpoint.outer), plan::DYING)))?;
+        missing_is_fine(
+            self.route
+                .one(link::fence(At::Name(&endpoint.outer), plan::DYING)),
+        )?;
         let fenced = Endpoint {
             phase: EndpointPhase::Leaving,
             ..endpoint.clone()

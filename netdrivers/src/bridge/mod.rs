@@ -5,13 +5,14 @@
 //! [`driver`] with its verbs (`networks`, `endpoints`, `publish`) does it: it writes an intent record, changes the kernel, and marks the record done.
 //! `recovery` compares the records with the kernel when the driver starts, and repairs; `keeper` goes on
 //! with that when somebody else changes our table, bridges or ports. [`records`]
-//! is what is kept, `ports` picks and reserves host ports, and [`firewall`] is the table of nf_tables.
+//! is what is kept and `store` where, `ports` picks and reserves host ports, [`firewall`] and [`guard`] are the
+//! tables of nf_tables, which `tables` keeps as the records say; `reaper` deletes links that a verb fenced.
 //!
 //! # What the kernel holds
 //! One bridge per network (alias `longshore:network:ID`), one veth pair per joined endpoint (alias
 //! `longshore:ID`), one table `inet longshore` whose chains have a constant number of rules: a
 //! published port is one element of a map. One table `bridge longshore_guard` drops what an endpoint sends in
-//! another's name, see [`guard`]. When the last network goes, the tables go.
+//! another's name, see [`guard`]. The tables come with the first network and go with the last.
 //!
 //! # Beside other firewalls
 //! Our table judges what may enter our networks, and what it drops is dropped for good. What it accepts

@@ -164,7 +164,9 @@ fn frames_in_the_name_of_others_are_dropped_and_counted() {
         let netfilter = Socket::netfilter().unwrap();
         driver.leave(&a.at).unwrap();
         let link = plan::link_names(&a.at.endpoint).0;
-        super::keeper::until("the guard of an endpoint that left", || !ruleset().contains(&link));
+        super::keeper::until("the guard of an endpoint that left", || {
+            !ruleset().contains(&link)
+        });
         assert!(
             guard::is_whole(
                 &netfilter,
