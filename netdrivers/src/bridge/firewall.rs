@@ -67,7 +67,12 @@ const SETS: [Set; 11] = [
 ];
 
 /// Rules of all chains together.
-const RULES: usize = 4 + 1 + 2 + 6 + 4;
+const RULES: usize = 4 + 1 + 2 + 8 + FOREIGN.len() + 4;
+
+/// Bit of the mark of packets that we let pass.
+pub const PASSED: u32 = 1 << 28;
+/// How the names of other engines' bridges begin.
+const FOREIGN: [&str; 4] = ["docker", "br-", "podman", "cni"];
 
 const PUBLISH: Chain = Chain {
     name: "publish",
@@ -81,9 +86,10 @@ const OUTPUT: Chain = Chain {
     name: "output",
     base: Some(("nat", Hook::Output, -100)),
 };
+/// Before the chains of iptables, which are at 0, so that they see the mark.
 const FORWARD: Chain = Chain {
     name: "forward",
-    base: Some(("filter", Hook::Forward, 0)),
+    base: Some(("filter", Hook::Forward, -5)),
 };
 const POSTROUTING: Chain = Chain {
     name: "postrouting",
@@ -153,42 +159,68 @@ fn output_rules() -> [Vec<Expr>; 2] {
     })
 }
 
-/// What may be forwarded: answers; neighbours of one network; published ports; the rest never into a
-/// bridge of ours, neither from outside nor from another network.
-fn forward_rules() -> Vec<Vec<Expr>> {
-    let answers = (expr::ESTABLISHED | expr::RELATED).to_ne_bytes();
-    let mut published = translated().to_vec();
-    published.push(verdict(Verdict::Accept));
-    vec![
-        vec![
-            Expr::Ct(Ct::State, REG_1),
-            Expr::Mask(REG_1, answers),
-            Expr::Differ(REG_1, vec![0; 4]),
-            verdict(Verdict::Accept),
-        ],
-        vec![
-            Expr::Meta(Meta::InName, REG_1),
-            Expr::Meta(Meta::OutName, REG_2),
-            Expr::In(REG_1, ICC),
-            verdict(Verdict::Accept),
-        ],
-        vec![
-            Expr::Meta(Meta::InName, REG_1),
-            Expr::In(REG_1, INTERNAL),
-            verdict(Verdict::Drop),
-        ],
-        vec![
-            Expr::Meta(Meta::OutName, REG_1),
-            Expr::In(REG_1, INTERNAL),
-            verdict(Verdict::Drop),
-        ],
-        published,
-        vec![
-            Expr::Meta(Meta::OutName, REG_1),
-            Expr::In(REG_1, BRIDGES),
-            verdict(Verdict::Drop),
-        ],
+/// Marks the packet as one that we let pass: see `passage`.
+fn marked() -> [Expr; 3] {
+    [
+        Expr::Meta(Meta::Mark, REG_1),
+        Expr::SetBits(REG_1, PASSED.to_ne_bytes()),
+        Expr::SetMeta(Meta::Mark, REG_1),
     ]
+}
+
+/// Marks and accepts.
+fn passes(mut rule: Vec<Expr>) -> Vec<Expr> {
+    rule.extend(marked());
+    rule.push(verdict(Verdict::Accept));
+    rule
+}
+
+fn link_in(way: Meta, links: Set) -> Vec<Expr> {
+    vec![Expr::Meta(way, REG_1), Expr::In(REG_1, links)]
+}
+
+/// What may be forwarded: answers; neighbours of one network; published ports; the rest never into a
+/// bridge of ours, neither from outside nor from another network. What leaves one of ours into an engine's
+/// bridge is that engine's to judge. What concerns no bridge of ours is none of our business.
+fn forward_rules() -> Vec<Vec<Expr>> {
+    let answer = |way| {
+        let mut rule = link_in(way, BRIDGES);
+        let answers = (expr::ESTABLISHED | expr::RELATED).to_ne_bytes();
+        rule.push(Expr::Ct(Ct::State, REG_1));
+        rule.push(Expr::Mask(REG_1, answers));
+        rule.push(Expr::Differ(REG_1, vec![0; 4]));
+        passes(rule)
+    };
+    let dropped = |way, links| {
+        let mut rule = link_in(way, links);
+        rule.push(verdict(Verdict::Drop));
+        rule
+    };
+    let neighbours = vec![
+        Expr::Meta(Meta::InName, REG_1),
+        Expr::Meta(Meta::OutName, REG_2),
+        Expr::In(REG_1, ICC),
+    ];
+    let mut published = link_in(Meta::OutName, BRIDGES);
+    published.extend(translated());
+    let mut rules = vec![
+        answer(Meta::InName),
+        answer(Meta::OutName),
+        passes(neighbours),
+        dropped(Meta::InName, INTERNAL),
+        dropped(Meta::OutName, INTERNAL),
+        passes(published),
+        dropped(Meta::OutName, BRIDGES),
+    ];
+    rules.extend(FOREIGN.iter().map(|prefix| {
+        vec![
+            Expr::Meta(Meta::OutName, REG_1),
+            Expr::Equal(REG_1, prefix.as_bytes().to_vec()),
+            verdict(Verdict::Accept),
+        ]
+    }));
+    rules.push(passes(link_in(Meta::InName, BRIDGES)));
+    rules
 }
 
 /// What leaves by another link takes the host's address; so does what a container sends to a

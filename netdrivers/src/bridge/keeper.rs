@@ -19,7 +19,7 @@ use plugin_api::id::NetworkId;
 
 use super::driver::{Core, failed, lock};
 use super::records::{EndpointPhase, Network, NetworkPhase};
-use super::{firewall, guard, plan};
+use super::{firewall, guard, passage, plan};
 
 /// Everything is compared so often.
 const EVERY: Duration = Duration::from_secs(30);
@@ -41,6 +41,8 @@ pub(super) struct Keeper {
 struct Damage {
     /// Somebody changed the table.
     firewall: bool,
+    /// Somebody changed the tables of iptables.
+    passage: bool,
     /// An address of some link is gone.
     addresses: bool,
     /// Networks whose bridge or ports are not as they should be.
@@ -120,6 +122,7 @@ impl Core {
                 let is_ours = self.nft.port().is_ok_and(|own| own == port);
                 let is_of_us = name == firewall::TABLE.0 || name == guard::TABLE.0;
                 damage.firewall |= is_of_us && !is_ours;
+                damage.passage |= name == passage::TABLE.0 && !is_ours;
             }
             Event::LinkGone(link) => damage.networks.extend(self.bridged_by(&link)),
             Event::Link(link) if !link.is_up() => {
@@ -176,6 +179,9 @@ impl Core {
         if damage.firewall && !self.state().networks.is_empty() {
             tracing::warn!("somebody changed our tables of nf_tables: they are made anew");
             self.replace_tables()?;
+        }
+        if damage.anything || damage.passage {
+            self.settle_passage().map_err(failed)?;
         }
         for id in &damage.networks {
             let gate = self.gate(id);

@@ -16,14 +16,11 @@
 //!
 //! # Beside other firewalls
 //! Our table judges what may enter our networks, and what it drops is dropped for good. What it accepts
-//! can still be dropped by somebody else: an accept ends a chain, not a hook. Where the `FORWARD` policy of
-//! iptables is `DROP` (an engine beside us sets that), the host reaches endpoints and published ports, and
-//! endpoints of one network meet unless `bridge-nf-call-iptables` hands them to iptables as well; what is
-//! routed waits for the administrator's word:
-//! `iptables -I DOCKER-USER -o BRIDGE -j ACCEPT` and
-//! `iptables -I DOCKER-USER -i BRIDGE -j ACCEPT` (in `FORWARD` where there is no `DOCKER-USER`). We do not
-//! write into tables of others: accepting what leaves a bridge of ours there would open the engine's own
-//! networks to it.
+//! can still be dropped by somebody else: an accept ends a chain, not a hook. So it marks what it lets pass
+//! (bit 28), and where an engine keeps the chain `DOCKER-USER` for others, one rule of ours there accepts
+//! what carries the mark: see `passage`. Elsewhere, as with `firewalld` or `iptables-legacy`, the
+//! administrator lets our bridges or that mark pass. What leaves a network of ours into another engine's bridge
+//! gets no mark: that engine judges it.
 //!
 //! # Limits
 //! The host reaches TCP ports through 127.0.0.1 and ::1 by a relay in this process (`proxy`), for
@@ -39,6 +36,7 @@ mod keeper;
 mod links;
 mod networks;
 pub mod options;
+mod passage;
 pub mod plan;
 mod ports;
 mod proxy;

@@ -31,6 +31,7 @@ impl Core {
             self.raise_again(network)?;
         }
         self.reaper.reap().map_err(failed)?;
+        self.settle_passage().map_err(failed)?;
         if made.is_empty() && !self.has_table()? {
             return Ok(());
         }

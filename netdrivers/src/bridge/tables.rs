@@ -78,7 +78,8 @@ impl Core {
     /// Lets a network into the tables; the first one brings them.
     pub(super) fn admit_network(&self, network: &Network) -> Result<(), Fault> {
         if self.wanted().0.len() == 1 {
-            return self.replace_tables();
+            self.replace_tables()?;
+            return self.settle_passage().map_err(failed);
         }
         self.change_tables(firewall::admit(network)).map_err(failed)
     }
@@ -87,7 +88,8 @@ impl Core {
     /// one takes them along.
     pub(super) fn dismiss_network(&self, network: &Network) -> Result<(), Fault> {
         if self.wanted().0.is_empty() {
-            return self.replace_tables();
+            self.replace_tables()?;
+            return self.settle_passage().map_err(failed);
         }
         self.change_tables(firewall::dismiss(network)).map_err(failed)
     }

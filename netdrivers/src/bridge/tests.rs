@@ -23,6 +23,7 @@ use super::{Driver, firewall, plan};
 mod guard;
 mod ipv6;
 mod keeper;
+mod passage;
 mod relays;
 mod revoke;
 

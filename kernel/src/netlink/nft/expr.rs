@@ -53,6 +53,8 @@ pub enum Meta {
     Family,
     /// The transport protocol, 1 byte.
     Protocol,
+    /// The packet's mark, 4 bytes of the machine's order.
+    Mark,
 }
 
 impl Meta {
@@ -62,6 +64,7 @@ impl Meta {
             Self::OutName => 7,
             Self::Family => 15,
             Self::Protocol => 16,
+            Self::Mark => 3,
         }
     }
 }
@@ -106,6 +109,10 @@ pub enum Expr {
     DestinationType(u32),
     /// Masks a register's four bytes in place.
     Mask(u32, [u8; 4]),
+    /// Sets bits of a register's four bytes in place.
+    SetBits(u32, [u8; 4]),
+    /// Makes a fact about the packet what a register holds.
+    SetMeta(Meta, u32),
     /// Goes on if the register equals.
     Equal(u32, Vec<u8>),
     /// Goes on if the register differs.
@@ -139,11 +146,11 @@ impl Expr {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::Meta(..) => "meta",
+            Self::Meta(..) | Self::SetMeta(..) => "meta",
             Self::Ct(..) => "ct",
             Self::Payload(..) => "payload",
             Self::DestinationType(_) => "fib",
-            Self::Mask(..) => "bitwise",
+            Self::Mask(..) | Self::SetBits(..) => "bitwise",
             Self::Equal(..) | Self::Differ(..) => "cmp",
             Self::In(..) | Self::NotIn(..) | Self::Find(..) | Self::Decide(..) => "lookup",
             Self::Dnat(..) => "nat",
@@ -174,10 +181,9 @@ impl Expr {
             }
             // NFTA_FIB_F_DADDR, NFT_FIB_RESULT_ADDRTYPE.
             Self::DestinationType(to) => m.number_be(3, 2).number_be(2, 3).number_be(1, *to),
-            Self::Mask(at, mask) => {
-                let m = m.number_be(1, *at).number_be(2, *at).number_be(3, 4);
-                m.nest(4, |m| m.bytes(1, mask)).nest(5, |m| m.bytes(1, &[0; 4]))
-            }
+            Self::Mask(at, mask) => bitwise(m, *at, mask, &[0; 4]),
+            Self::SetBits(at, bits) => bitwise(m, *at, &bits.map(|byte| !byte), bits),
+            Self::SetMeta(meta, from) => m.number_be(2, meta.number()).number_be(3, *from),
             Self::Equal(at, value) => compare(m, *at, 0, value),
             Self::Differ(at, value) => compare(m, *at, 1, value),
             Self::In(key, set) => lookup(m, *key, None, set),
@@ -193,6 +199,11 @@ impl Expr {
             Self::Verdict(verdict) => m.number_be(1, 0).nest(2, |m| m.nest(2, |m| verdict.write(m))),
         }
     }
+}
+
+fn bitwise(m: Message, register: u32, mask: &[u8], xor: &[u8]) -> Message {
+    let m = m.number_be(1, register).number_be(2, register).number_be(3, 4);
+    m.nest(4, |m| m.bytes(1, mask)).nest(5, |m| m.bytes(1, xor))
 }
 
 fn compare(m: Message, register: u32, operation: u32, value: &[u8]) -> Message {

@@ -26,13 +26,19 @@ pub(super) const SUBSYSTEM: u8 = 10;
 const INET: u8 = 1;
 /// `NFPROTO_BRIDGE`.
 const BRIDGE: u8 = 7;
+/// `NFPROTO_IPV4`.
+const IP: u8 = 2;
+/// `NFPROTO_IPV6`.
+const IP6: u8 = 10;
 
 const NEW_TABLE: u8 = 0;
 const GET_TABLE: u8 = 1;
 const DELETE_TABLE: u8 = 2;
 const NEW_CHAIN: u8 = 3;
+const GET_CHAIN: u8 = 4;
 const NEW_RULE: u8 = 6;
 const GET_RULE: u8 = 7;
+const DELETE_RULE: u8 = 8;
 const NEW_SET: u8 = 9;
 const NEW_ELEMENTS: u8 = 12;
 const GET_ELEMENTS: u8 = 13;
@@ -49,6 +55,10 @@ pub enum Family {
     Inet,
     /// Frames that pass bridges.
     Bridge,
+    /// IPv4 alone.
+    Ip,
+    /// IPv6 alone.
+    Ip6,
 }
 
 impl Family {
@@ -56,6 +66,8 @@ impl Family {
         match self {
             Self::Inet => INET,
             Self::Bridge => BRIDGE,
+            Self::Ip => IP,
+            Self::Ip6 => IP6,
         }
     }
 }
@@ -95,6 +107,41 @@ pub struct Chain {
     pub name: &'static str,
     /// `nat` or `filter`, the hook, and the priority among chains of that hook.
     pub base: Option<(&'static str, Hook, i32)>,
+}
+
+/// A rule as the kernel tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Its chain.
+    pub chain: String,
+    /// Its number in the table.
+    pub handle: u64,
+    /// The note on it; empty without one.
+    pub note: String,
+    /// Whether all it does, beside counting, is to return to the caller.
+    pub is_plain_return: bool,
+}
+
+impl Rule {
+    fn parse(attributes: Attributes<'_>) -> Option<Self> {
+        let handle = attributes.get(3)?.try_into().ok()?;
+        let note = attributes.get(7).and_then(|notes| notes.get(2..));
+        let mut acts = attributes.nest(4).iter().filter_map(|(_, expression)| {
+            let expression = Attributes::new(expression);
+            let name = expression.text(1)?;
+            let verdict = expression.nest(2).nest(2).nest(2).get(1);
+            (name != "counter").then(|| (name, verdict.map(<[u8]>::to_vec)))
+        });
+        let returns = ("immediate".to_owned(), Some((-5i32).to_be_bytes().to_vec()));
+        Some(Self {
+            chain: attributes.text(2)?,
+            handle: u64::from_be_bytes(handle),
+            note: String::from_utf8_lossy(note.unwrap_or_default())
+                .trim_end_matches('\0')
+                .to_owned(),
+            is_plain_return: acts.next() == Some(returns) && acts.next().is_none(),
+        })
+    }
 }
 
 /// Changes that the kernel makes together or not at all.
@@ -190,6 +237,37 @@ impl Batch {
         self.push("add rule to", format!("{} {}", table.0, chain.name), message)
     }
 
+    /// Adds a rule before another, or at the end of its chain; a note stays with it.
+    #[must_use]
+    pub fn rule_before(
+        self,
+        table: Table,
+        (chain, before): (Chain, Option<u64>),
+        expressions: &[Expr],
+        note: &str,
+    ) -> Self {
+        let flags = match before {
+            Some(_) => libc::NLM_F_CREATE,
+            None => libc::NLM_F_CREATE | libc::NLM_F_APPEND,
+        };
+        let message = self.message(NEW_RULE, flags).text(1, table.0).text(2, chain.name);
+        let message = match before {
+            Some(handle) => message.bytes(6, &handle.to_be_bytes()),
+            None => message,
+        };
+        let message = message.nest(4, |m| expressions.iter().fold(m, |m, expr| expr.write(m)));
+        let message = message.bytes(7, &set::comment(note));
+        self.push("add rule to", format!("{} {}", table.0, chain.name), message)
+    }
+
+    /// Removes a rule; ENOENT if there is none.
+    #[must_use]
+    pub fn delete_rule(self, table: Table, rule: &Rule) -> Self {
+        let message = self.message(DELETE_RULE, 0).text(1, table.0);
+        let message = message.text(2, &rule.chain).bytes(3, &rule.handle.to_be_bytes());
+        self.push("delete rule from", format!("{} {}", table.0, rule.chain), message)
+    }
+
     /// Makes a set or map; one of the same shape that is there stays as it is.
     #[must_use]
     pub fn set(self, table: Table, set: &Set) -> Self {
@@ -247,13 +325,39 @@ impl Socket {
         self.dump(&request, |_, body| Attributes::new(body.get(FIXED..)?).text(1))
     }
 
-    /// The chain of each rule of a table, one for every rule.
-    pub fn rules(&self, family: Family, table: Table) -> Result<Vec<String>> {
+    /// The rules of a table, in their order within each chain; none where there is no table.
+    pub fn rules(&self, family: Family, table: Table) -> Result<Vec<Rule>> {
+        self.rules_in(family, table, None)
+    }
+
+    /// The rules of a chain, in their order; none where there is no such chain.
+    pub fn rules_of(&self, family: Family, table: Table, chain: Chain) -> Result<Vec<Rule>> {
+        self.rules_in(family, table, Some(chain))
+    }
+
+    fn rules_in(&self, family: Family, table: Table, chain: Option<Chain>) -> Result<Vec<Rule>> {
         let message = message(family, GET_RULE, 0).text(1, table.0);
-        self.dump(&Request::new("list rules of", table.0, message), |_, body| {
+        let message = match chain {
+            Some(chain) => message.text(2, chain.name),
+            None => message,
+        };
+        let rules = self.dump(&Request::new("list rules of", table.0, message), |_, body| {
             let attributes = Attributes::new(body.get(FIXED..)?);
-            (attributes.text(1)? == table.0).then(|| attributes.text(2))?
-        })
+            (attributes.text(1)? == table.0).then(|| Rule::parse(attributes))?
+        })?;
+        // Older kernels tell of every chain.
+        let is_asked = |rule: &Rule| chain.is_none_or(|chain| rule.chain == chain.name);
+        Ok(rules.into_iter().filter(is_asked).collect())
+    }
+
+    /// Whether a table has a chain.
+    pub fn has_chain(&self, family: Family, table: Table, chain: Chain) -> Result<bool> {
+        let message = message(family, GET_CHAIN, 0).text(1, table.0).text(3, chain.name);
+        let request = Request::new("look up chain", format!("{} {}", table.0, chain.name), message);
+        match self.ask(&request, |_| Some(())) {
+            Err(error) if error.is_missing() => Ok(false),
+            other => other.map(|()| true),
+        }
     }
 
     /// The elements of a set; ENOENT if there is no such set.

@@ -295,7 +295,7 @@ impl Set {
     }
 }
 
-fn comment(text: &str) -> Vec<u8> {
+pub(super) fn comment(text: &str) -> Vec<u8> {
     let text: String = text.chars().filter(char::is_ascii).take(120).collect();
     let mut bytes = vec![0, u8::try_from(text.len() + 1).expect("at most 121")];
     bytes.extend_from_slice(text.as_bytes());

@@ -14,13 +14,13 @@ pub(super) fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
     start.elapsed()
 }
 
-fn nft(words: &[&str]) {
+pub(super) fn nft(words: &[&str]) {
     #[allow(clippy::disallowed_methods)] // A test may be the somebody who runs nft.
     let status = std::process::Command::new("nft").args(words).status().unwrap();
     assert!(status.success());
 }
 
-fn network_with_a_port(world: &World) -> Container {
+pub(super) fn network_with_a_port(world: &World) -> Container {
     let driver = world.driver();
     driver
         .create_network(&network_spec("one", "10.9.0.0/24"))
@@ -32,7 +32,7 @@ fn network_with_a_port(world: &World) -> Container {
 }
 
 /// The goal for the time from an event to its repair.
-const SOON: Duration = Duration::from_millis(100);
+pub(super) const SOON: Duration = Duration::from_millis(100);
 
 #[test]
 fn a_flushed_firewall_is_whole_again_within_a_tenth_of_a_second() {
@@ -157,38 +157,5 @@ fn the_keeper_rests_behind_its_own_and_its_drivers_changes() {
         world.driver().delete_network(&b.at.network).unwrap();
         std::thread::sleep(Duration::from_millis(100));
         nothing_is_left();
-    });
-}
-
-/// The limit that the module's text tells, as far as it goes.
-#[test]
-fn a_forward_policy_of_drop_stops_what_is_routed_until_the_administrator_lets_it() {
-    World::run(|world| {
-        let there = outside();
-        let b = network_with_a_port(&world);
-        let a = world.start("one", "a", "10.9.0.2/24");
-        let iptables = |words: &[&str]| {
-            #[allow(clippy::disallowed_methods)] // A test may be the administrator.
-            let status = std::process::Command::new("iptables-nft")
-                .args(words)
-                .status()
-                .unwrap();
-            assert!(status.success());
-        };
-        let from_outside = || there.run(|| reads("192.0.2.1:8080")).unwrap();
-        assert_eq!(from_outside().as_deref(), Some("b"));
-        iptables(&["-P", "FORWARD", "DROP"]);
-        // Where br_netfilter is loaded, and off, bridged frames are no business of iptables.
-        match kernel::netns::set_sysctl("bridge/bridge-nf-call-iptables", "0") {
-            Err(error) if !error.is_missing() => panic!("{error}"),
-            _ => {}
-        }
-        assert_eq!(a.reads("10.9.0.3:80").as_deref(), Some("b"), "one network");
-        assert_eq!(reads("192.0.2.1:8080").as_deref(), Some("b"), "the host itself");
-        assert_eq!(from_outside(), None);
-        iptables(&["-I", "FORWARD", "-o", "br-one", "-j", "ACCEPT"]);
-        iptables(&["-I", "FORWARD", "-i", "br-one", "-j", "ACCEPT"]);
-        assert_eq!(from_outside().as_deref(), Some("b"));
-        drop((a, b));
     });
 }
