@@ -39,16 +39,31 @@ pub(super) struct Keeper {
 /// What is to be looked at.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Damage {
-    /// Somebody changed the table.
-    firewall: bool,
-    /// Somebody changed the tables of iptables.
-    passage: bool,
-    /// An address of some link is gone.
-    addresses: bool,
+    parts: BTreeSet<Part>,
     /// Networks whose bridge or ports are not as they should be.
     networks: BTreeSet<NetworkId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    /// Somebody changed our tables.
+    Firewall,
+    /// Somebody changed the tables of iptables.
+    Passage,
+    /// An address of some link is gone.
+    Addresses,
     /// Compare everything.
-    anything: bool,
+    Anything,
+}
+
+impl Damage {
+    fn has(&self, part: Part) -> bool {
+        self.parts.contains(&part)
+    }
+
+    fn add(&mut self, part: Part) {
+        self.parts.insert(part);
+    }
 }
 
 impl Keeper {
@@ -97,13 +112,13 @@ fn work(core: &Core, watch: &Watch, is_over: &AtomicBool) {
         if let Err(error) = outcome {
             tracing::warn!(%error, "changes by others are seen late");
             std::thread::sleep(AGAIN);
-            damage.anything = true;
+            damage.add(Part::Anything);
         }
         if Instant::now() >= full {
-            damage.anything = true;
+            damage.add(Part::Anything);
             full = Instant::now() + EVERY;
         }
-        let outcome = if damage.anything {
+        let outcome = if damage.has(Part::Anything) {
             core.compare_all()
         } else {
             core.repair(damage)
@@ -121,8 +136,12 @@ impl Core {
             Event::Table(name, port) => {
                 let is_ours = self.nft.port().is_ok_and(|own| own == port);
                 let is_of_us = name == firewall::TABLE.0 || name == guard::TABLE.0;
-                damage.firewall |= is_of_us && !is_ours;
-                damage.passage |= name == passage::TABLE.0 && !is_ours;
+                if is_of_us && !is_ours {
+                    damage.add(Part::Firewall);
+                }
+                if name == passage::TABLE.0 && !is_ours {
+                    damage.add(Part::Passage);
+                }
             }
             Event::LinkGone(link) => damage.networks.extend(self.bridged_by(&link)),
             Event::Link(link) if !link.is_up() => {
@@ -130,8 +149,8 @@ impl Core {
                 damage.networks.extend(self.ported_by(&link));
             }
             Event::Link(link) if link.master.is_none() => damage.networks.extend(self.ported_by(&link)),
-            Event::AddressGone(_) => damage.addresses = true,
-            Event::Lost => damage.anything = true,
+            Event::AddressGone(_) => damage.add(Part::Addresses),
+            Event::Lost => damage.add(Part::Anything),
             Event::Link(_) | Event::Woken => {}
         }
     }
@@ -163,24 +182,25 @@ impl Core {
 
     /// Compares everything with the records, and repairs.
     pub(super) fn compare_all(&self) -> Result<(), Fault> {
-        self.repair(Damage {
-            anything: true,
-            ..Damage::default()
-        })
+        let mut damage = Damage::default();
+        damage.add(Part::Anything);
+        self.repair(damage)
     }
 
     fn repair(&self, mut damage: Damage) -> Result<(), Fault> {
-        if damage.anything {
-            damage.firewall |= !self.are_tables_whole().map_err(failed)?;
+        if damage.has(Part::Anything) {
+            if !self.are_tables_whole().map_err(failed)? {
+                damage.add(Part::Firewall);
+            }
             damage.networks.extend(self.state().networks.keys().cloned());
-        } else if damage.addresses {
+        } else if damage.has(Part::Addresses) {
             damage.networks.extend(self.without_address()?);
         }
-        if damage.firewall && !self.state().networks.is_empty() {
+        if damage.has(Part::Firewall) && !self.state().networks.is_empty() {
             tracing::warn!("somebody changed our tables of nf_tables: they are made anew");
             self.replace_tables()?;
         }
-        if damage.anything || damage.passage {
+        if damage.has(Part::Anything) || damage.has(Part::Passage) {
             self.settle_passage().map_err(failed)?;
         }
         for id in &damage.networks {

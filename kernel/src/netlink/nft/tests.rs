@@ -97,10 +97,11 @@ fn the_kernel_takes_a_batch_and_tells_its_elements() {
         socket.commit(publishing()).unwrap();
         assert_eq!(socket.tables().unwrap(), ["longshore"]);
         assert_eq!(socket.elements(TABLE, &ANY4).unwrap(), [web(8080, 2)]);
-        assert_eq!(
-            socket.rules(Family::Inet, TABLE).unwrap(),
-            ["publish", "prerouting"]
-        );
+        let chains = |rules: Vec<Rule>| rules.into_iter().map(|rule| rule.chain).collect::<Vec<_>>();
+        let rules = socket.rules(Family::Inet, TABLE).unwrap();
+        assert_eq!(chains(rules), ["publish", "prerouting"]);
+        let rules = socket.rules_of(Family::Inet, TABLE, PREROUTING).unwrap();
+        assert_eq!(chains(rules), ["prerouting"]);
         // The same again is no error, another target for the same port is.
         socket
             .commit(Batch::new().add(TABLE, &ANY4, &[web(8080, 2)]))
