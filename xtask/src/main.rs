@@ -58,6 +58,9 @@ enum Chore {
         /// Which engine.
         #[arg(long)]
         engine: record::Engine,
+        /// The Debian suite whose engine it is, if not this machine's own.
+        #[arg(long)]
+        suite: Option<lanes::Suite>,
         /// We are inside the namespaces already.
         #[arg(long, hide = true)]
         inside: bool,
@@ -112,11 +115,10 @@ fn chore(chore: Chore) -> Result<i32> {
             verb: Vm::Run(wishes),
         } => return vm::chore(&wishes),
         Chore::Tidy => tidy(),
-        Chore::Record { engine, inside: true } => record::inside(engine),
         Chore::Record {
-            engine,
-            inside: false,
-        } => record::record(engine),
+            engine, inside: true, ..
+        } => record::inside(engine),
+        Chore::Record { engine, suite, .. } => record::record(engine, suite),
         Chore::Demo { image, keep, inside } => {
             let wishes = demo::Wishes {
                 image: image.as_deref(),

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use crate::lanes::{Need, provide};
+use crate::lanes::{Need, Suite, provide, root_of};
 use crate::run;
 use http::Request;
 
@@ -36,10 +36,12 @@ impl Engine {
         }
     }
 
-    fn needs(self) -> Vec<Need> {
-        let common = [
-            Need::Root,
-            Need::Program("unshare", "util-linux"),
+    fn needs(self, suite: Option<Suite>) -> Vec<Need> {
+        let common = [Need::Root, Need::Program("unshare", "util-linux")];
+        if let Some(suite) = suite {
+            return [&common[..], &[Need::Suite(suite)]].concat();
+        }
+        let more = [
             Need::Program("ip", "iproute2"),
             Need::Program("kill", "procps"),
             Need::Program("busybox", "busybox-static"),
@@ -52,13 +54,34 @@ impl Engine {
             ],
             Self::Podman => [Need::Program("podman", "podman"), Need::Program("crun", "crun")],
         };
-        [&common[..], &own].concat()
+        [&common[..], &more, &own].concat()
     }
 }
 
-/// Records `engine` by starting ourselves again inside fresh namespaces.
-pub(crate) fn record(engine: Engine) -> Result<()> {
-    let missing = provide(&engine.needs())?;
+/// Makes the root of a suite the root of everything that follows, below a layer that goes with it.
+///
+/// `$1` is a scratch folder, `$2` the suite's root, `$3` the checkout and `$4` the folder of our own program,
+/// which keep their paths; the rest is the program and its words.
+const ENTER_SUITE: &str = r#"
+set -e
+mkdir -p "$1/root" "$1/upper" "$1/work"
+mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/root"
+for tree in /proc /sys /dev; do mount --rbind "$tree" "$1/root$tree"; done
+for tree in "$3" "$4"; do
+    mkdir -p "$1/root$tree"
+    mount --bind "$tree" "$1/root$tree"
+done
+cd "$1/root"
+pivot_root . .
+umount -l .
+cd /
+shift 4
+exec "$@"
+"#;
+
+/// Records `engine`, this machine's own or a suite's, by starting ourselves again inside fresh namespaces.
+pub(crate) fn record(engine: Engine, suite: Option<Suite>) -> Result<()> {
+    let missing = provide(&engine.needs(suite))?;
     if !missing.is_empty() {
         let spoken: Vec<&str> = missing.into_iter().map(Need::spoken).collect();
         bail!("record {}: missing {}", engine.name(), spoken.join(", "));
@@ -74,7 +97,14 @@ pub(crate) fn record(engine: Engine) -> Result<()> {
         "--kill-child",
         "--mount-proc",
     ]);
-    inside.args(["--propagation", "private"]).arg(itself);
+    inside.args(["--propagation", "private"]);
+    let scratch = tempfile::tempdir_in(run::target_dir()?).context("make a scratch folder")?;
+    if let Some(suite) = suite {
+        inside.args(["bash", "-c", ENTER_SUITE, "enter"]);
+        inside.arg(scratch.path()).arg(root_of(suite)?).arg(run::root());
+        inside.arg(itself.parent().context("a program lies in a folder")?);
+    }
+    inside.arg(itself);
     run::must(inside.args(["record", "--inside", "--engine", engine.name()]))
 }
 
