@@ -1,113 +1,40 @@
 //! Voyages on a real dockerd with longshore as its storage, network, address and volume driver.
 
-use serde_json::json;
-
 use crate::requires;
-use crate::world::{ALL, Dockerd, Longshore, World, eventually};
-
-/// What every container of these tests is started with: gone at once when told to stop.
-const RUN: [&str; 4] = ["run", "-d", "--stop-signal", "KILL"];
-
-/// The length of a container's life, if nobody ends it.
-const LONG: [&str; 3] = ["box:1", "sleep", "100000"];
-
-/// The kinds of drivers that a network needs.
-const NET: [&str; 2] = ["network", "ipam"];
-
-/// An engine and longshore beside it.
-struct Ship<'w> {
-    world: &'w World,
-    longshore: Longshore<'w>,
-    docker: Dockerd<'w>,
-}
-
-impl<'w> Ship<'w> {
-    /// Starts both; what is there when neither has been asked for anything may stay.
-    fn launch(world: &'w World, kinds: &[&str], storage: &'static str) -> Self {
-        let longshore = Longshore::start(world, kinds);
-        let docker = Dockerd::start(world, storage);
-        world.remember();
-        docker.import();
-        Self {
-            world,
-            longshore,
-            docker,
-        }
-    }
-
-    #[track_caller]
-    fn ok(&self, words: &[&str]) -> String {
-        self.docker.ok(words)
-    }
-
-    /// Runs a container in the background.
-    #[track_caller]
-    fn run(&self, words: &[&str]) -> String {
-        self.ok(&[&RUN[..], words].concat())
-    }
-
-    /// Runs a command in a running container.
-    #[track_caller]
-    fn exec(&self, container: &str, words: &[&str]) -> String {
-        self.ok(&[&["exec", container], words].concat())
-    }
-
-    #[track_caller]
-    fn make_network(&self, name: &str, subnet: &str) {
-        let mut words = vec!["network", "create", "-d", "longshore", "--subnet", subnet];
-        words.extend(["--ipam-driver", "longshore", name]);
-        self.ok(&words);
-    }
-
-    #[track_caller]
-    fn make_volume(&self, name: &str) {
-        self.ok(&["volume", "create", "-d", "longshore", name]);
-    }
-
-    /// One ping by name, through the engine's DNS.
-    #[track_caller]
-    fn ping(&self, from: &str, to: &str) {
-        self.exec(from, &["ping", "-c", "1", "-w", "5", to]);
-    }
-
-    /// What the published port gives the neighbour and the host itself.
-    #[track_caller]
-    fn fetch(&self, port: u16, file: &str) -> String {
-        let from_outside = eventually("the neighbour reaches the published port", || {
-            self.world.fetch_outside(port, file)
-        });
-        let from_inside = self.world.fetch(port, file);
-        assert_eq!(from_inside.as_ref(), Some(&from_outside), "on the host itself");
-        from_outside
-    }
-
-    fn is_running(&self, container: &str) -> bool {
-        let words = ["inspect", "-f", "{{.State.Running}}", container];
-        self.docker.docker(&words).ok() == "true"
-    }
-
-    /// How many holds the volume driver counts, by trying to remove behind the engine's back.
-    fn removal_refused(&self, volume: &str) -> String {
-        let name = json!({ "Name": volume });
-        self.longshore.call("VolumeDriver.Remove", &name).refusal()
-    }
-
-    /// Nothing is left but what was there at the start, and both end cleanly.
-    #[track_caller]
-    fn arrive(mut self) {
-        self.ok(&["rmi", "-f", "box:1"]);
-        self.world.assert_nothing_left();
-        self.docker.stop();
-        self.longshore.stop();
-        self.world.assert_nothing_left();
-    }
-}
+use crate::ship::{LONG, NET, RUN, Ship};
+use crate::world::{ALL, Dockerd, Longshore, Suite, World, eventually};
 
 #[test]
 fn the_whole_voyage_leaves_nothing_behind() {
-    requires!("dockerd", "busybox");
-    let world = World::new("voyage");
-    let mut ship = Ship::launch(&world, &ALL, "longshore");
+    the_whole_voyage(Suite::Own, "longshore");
+}
+
+#[test]
+fn the_whole_voyage_leaves_nothing_behind_on_docker_26() {
+    the_whole_voyage(Suite::Trixie, "longshore");
+}
+
+/// Docker 28 takes no storage plugins.
+#[test]
+fn the_whole_voyage_leaves_nothing_behind_on_docker_28() {
+    the_whole_voyage(Suite::Forky, "overlay2");
+}
+
+#[test]
+fn the_whole_voyage_leaves_nothing_behind_on_the_image_store_of_docker_28() {
+    requires!(of Suite::Forky; "dockerd", "containerd", "busybox");
+    let world = World::of(Suite::Forky, "store");
+    let kinds = ["snapshot", "network", "ipam", "volume"];
+    the_voyage_of(Ship::launch_on_containerd(&world, &kinds));
+}
+
+fn the_whole_voyage(suite: Suite, storage: &'static str) {
+    requires!(of suite; "dockerd", "busybox");
+    let world = World::of(suite, "voyage");
+    the_voyage_of(Ship::launch(&world, &ALL, storage));
+}
+
+fn the_voyage_of(mut ship: Ship<'_>) {
     ship.make_network("sea", "10.77.0.0/24");
     ship.make_volume("hold");
     let web = [
@@ -128,6 +55,7 @@ fn the_whole_voyage_leaves_nothing_behind() {
     copying_leaves_the_volume_mounted(&ship);
     a_commit_becomes_an_image(&ship);
     an_image_is_saved_and_loaded(&ship);
+    an_image_is_built(&ship);
     networks_are_connected_and_left(&ship);
     addresses_are_as_asked_for(&ship);
     the_engine_restarts(&mut ship);
@@ -203,6 +131,22 @@ fn an_image_is_saved_and_loaded(ship: &Ship<'_>) {
     ship.ok(&["rmi", "box:2"]);
 }
 
+fn an_image_is_built(ship: &Ship<'_>) {
+    let folder = ship.world.path("build");
+    std::fs::create_dir_all(&folder).unwrap();
+    let steps = "FROM box:1\nCOPY letter /mail/letter\nRUN rm /etc/motd && echo signed >> /mail/letter\n\
+                 CMD [\"cat\", \"/mail/letter\"]\n";
+    std::fs::write(folder.join("Dockerfile"), steps).unwrap();
+    std::fs::write(folder.join("letter"), "dear all\n").unwrap();
+    let folder = ship.world.text("build");
+    ship.ok(&["build", "--network", "none", "-t", "mail:1", &folder]);
+    let run = ["run", "--rm", "--network", "none", "mail:1"];
+    assert_eq!(ship.ok(&run), "dear all\nsigned");
+    let looked = ship.ok(&[&run[..], &["ls", "/etc"]].concat());
+    assert!(looked.contains("passwd") && !looked.contains("motd"), "{looked}");
+    ship.ok(&["rmi", "mail:1"]);
+}
+
 fn networks_are_connected_and_left(ship: &Ship<'_>) {
     ship.make_network("lagoon", "10.78.0.0/24");
     ship.ok(&["network", "connect", "--ip", "10.78.0.9", "lagoon", "sailor"]);
@@ -276,8 +220,22 @@ fn all_is_well(ship: &Ship<'_>) {
 
 #[test]
 fn a_volume_outlives_its_containers_and_a_killed_engine() {
-    requires!("dockerd", "busybox");
-    let world = World::new("volume");
+    a_volume_outlives_all(Suite::Own);
+}
+
+#[test]
+fn a_volume_outlives_its_containers_and_a_killed_docker_26() {
+    a_volume_outlives_all(Suite::Trixie);
+}
+
+#[test]
+fn a_volume_outlives_its_containers_and_a_killed_docker_28() {
+    a_volume_outlives_all(Suite::Forky);
+}
+
+fn a_volume_outlives_all(suite: Suite) {
+    requires!(of suite; "dockerd", "busybox");
+    let world = World::of(suite, "volume");
     let mut ship = Ship::launch(&world, &["volume"], "overlay2");
     ship.make_volume("hold");
     let run = ["run", "--rm", "--network", "none", "-v", "hold:/d", "box:1"];
@@ -300,10 +258,49 @@ fn a_volume_outlives_its_containers_and_a_killed_engine() {
     ship.longshore.kill();
     ship.longshore.again();
     assert_eq!(ship.exec("keeper", &["cat", "/d/file"]), "one");
+    a_volume_is_shared_by_another_container(&ship);
     ship.ok(&["rm", "-f", "keeper"]);
-    ship.ok(&["volume", "rm", "hold"]);
+    volumes_are_inspected_and_pruned(&ship);
     assert_eq!(ship.ok(&["volume", "ls", "-q"]), "");
     ship.arrive();
+}
+
+fn a_volume_is_shared_by_another_container(ship: &Ship<'_>) {
+    let heir = ["--name", "heir", "--network", "none", "--volumes-from", "keeper"];
+    ship.run(&[&heir[..], &LONG].concat());
+    ship.exec("heir", &["sh", "-c", "echo two >> /d/file"]);
+    assert_eq!(ship.exec("keeper", &["cat", "/d/file"]), "one\ntwo");
+    let letter = ship.world.text("letter");
+    std::fs::write(&letter, "dear all\n").unwrap();
+    ship.ok(&["cp", &letter, "heir:/d/letter"]);
+    let show = "{{.Status.holds}} {{.Mountpoint}}";
+    let shown = ship.ok(&["volume", "inspect", "-f", show, "hold"]);
+    assert!(
+        shown.starts_with(&format!("2 {}", ship.world.text("state"))),
+        "{shown}"
+    );
+    ship.ok(&["stop", "heir"]);
+    // Copying mounts and unmounts; a stopped container's volume must come along, a running one's must stay.
+    ship.ok(&["cp", "heir:/d/letter", &ship.world.text("back")]);
+    let back = std::fs::read_to_string(ship.world.path("back")).unwrap();
+    assert_eq!(back, "dear all\n");
+    assert_eq!(ship.exec("keeper", &["cat", "/d/letter"]), "dear all");
+    ship.ok(&["rm", "heir"]);
+    assert!(ship.removal_refused("hold").contains("hold"));
+}
+
+fn volumes_are_inspected_and_pruned(ship: &Ship<'_>) {
+    let show = "{{.Driver}} {{.Scope}} {{.Status.holds}} {{.Mountpoint}}";
+    let shown = ship.ok(&["volume", "inspect", "-f", show, "hold"]);
+    assert_eq!(
+        shown, "longshore local 0",
+        "a volume has a path while somebody holds it"
+    );
+    // Docker prunes volumes of its own driver only: a plugin's may be in use on another host.
+    ship.ok(&["volume", "prune", "-f"]);
+    ship.ok(&["system", "prune", "-f", "--volumes"]);
+    assert_eq!(ship.ok(&["volume", "ls", "-q"]), "hold");
+    ship.ok(&["volume", "rm", "hold"]);
 }
 
 #[test]
@@ -332,15 +329,30 @@ fn containers_of_a_network_meet_on_an_engine_with_its_own_storage() {
 
 #[test]
 fn containers_go_on_while_a_live_restoring_engine_restarts() {
-    requires!("dockerd", "busybox");
-    let world = World::new("live");
+    live_restore(Suite::Own, "longshore");
+}
+
+#[test]
+fn containers_go_on_while_a_live_restoring_docker_26_restarts() {
+    live_restore(Suite::Trixie, "longshore");
+}
+
+#[test]
+fn containers_go_on_while_a_live_restoring_docker_28_restarts() {
+    live_restore(Suite::Forky, "overlay2");
+}
+
+fn live_restore(suite: Suite, storage: &'static str) {
+    requires!(of suite; "dockerd", "busybox");
+    let world = World::of(suite, "live");
     let longshore = Longshore::start(&world, &ALL);
-    let docker = Dockerd::start_with(&world, "longshore", &["--live-restore"]);
+    let docker = Dockerd::start_with(&world, storage, &["--live-restore"]);
     world.remember();
     docker.import();
     let mut ship = Ship {
         world: &world,
         longshore,
+        containerd: None,
         docker,
     };
     ship.make_network("sea", "10.77.0.0/24");

@@ -1,12 +1,26 @@
 //! Podman, which names every holder alike and hears only the status of a reply.
 
 use crate::requires;
-use crate::world::{Longshore, Podman, World};
+use crate::world::{Longshore, Podman, Suite, World};
 
 #[test]
 fn volumes_of_podman_are_written_copied_and_pruned() {
-    requires!("podman", "busybox");
-    let world = World::new("podman");
+    volumes_are_written_copied_and_pruned(Suite::Own);
+}
+
+#[test]
+fn volumes_of_podman_5_4_are_written_copied_and_pruned() {
+    volumes_are_written_copied_and_pruned(Suite::Trixie);
+}
+
+#[test]
+fn volumes_of_podman_5_8_are_written_copied_and_pruned() {
+    volumes_are_written_copied_and_pruned(Suite::Forky);
+}
+
+fn volumes_are_written_copied_and_pruned(suite: Suite) {
+    requires!(of suite; "podman", "busybox");
+    let world = World::of(suite, "podman");
     let mut longshore = Longshore::start(&world, &["volume"]);
     let podman = Podman::new(&world);
     podman.import();

@@ -11,6 +11,8 @@ mod world;
 mod contract;
 mod engine_containerd;
 mod engine_docker;
+mod engine_networks;
 mod engine_podman;
 mod engine_reference;
 mod server;
+mod ship;

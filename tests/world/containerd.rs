@@ -22,8 +22,11 @@ impl<'w> Containerd<'w> {
              disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
              [grpc]\naddress = {address:?}\n\
              [ttrpc]\naddress = \"{address}.ttrpc\"\n\
-             [proxy_plugins.longshore]\ntype = \"snapshot\"\naddress = \"{}\"\n",
-            socket.display()
+             [proxy_plugins.longshore]\ntype = \"snapshot\"\naddress = \"{}\"\n\
+             [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n\
+             platform = \"linux/{}\"\nsnapshotter = \"longshore\"\n",
+            socket.display(),
+            architecture()
         );
         fs::write(world.path("containerd.toml"), text).unwrap();
         let config = world.text("containerd.toml");
@@ -41,9 +44,14 @@ impl<'w> Containerd<'w> {
         containerd
     }
 
+    /// The path of its socket.
+    pub(crate) fn address(&self) -> String {
+        self.world.text("containerd.sock")
+    }
+
     /// Runs `ctr …` against it.
     pub(crate) fn ctr(&self, words: &[&str]) -> Out {
-        let address = self.world.text("containerd.sock");
+        let address = self.address();
         let mut all = vec!["ctr", "--address", &address];
         all.extend(words);
         self.world.run(&all)

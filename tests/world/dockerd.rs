@@ -1,13 +1,13 @@
 //! A private dockerd in a world.
 
-use super::World;
 use super::command::{Out, Process, eventually};
+use super::{Containerd, World};
 
 /// A running dockerd with its own folders and socket, and a command line to it.
 pub(crate) struct Dockerd<'w> {
     world: &'w World,
     storage: &'static str,
-    more: Vec<&'static str>,
+    more: Vec<String>,
     process: Option<Process>,
 }
 
@@ -18,15 +18,23 @@ impl<'w> Dockerd<'w> {
     }
 
     /// Starts it with more options.
-    pub(crate) fn start_with(world: &'w World, storage: &'static str, more: &[&'static str]) -> Self {
+    pub(crate) fn start_with(world: &'w World, storage: &'static str, more: &[&str]) -> Self {
         let mut dockerd = Self {
             world,
             storage,
-            more: more.to_vec(),
+            more: more.iter().map(ToString::to_string).collect(),
             process: None,
         };
         dockerd.again();
         dockerd
+    }
+
+    /// Starts it on a containerd whose image store it then uses, with `longshore` as its snapshotter.
+    pub(crate) fn start_on(world: &'w World, containerd: &Containerd<'_>) -> Self {
+        let address = containerd.address();
+        let store = ["--feature", "containerd-snapshotter=true"];
+        let more = [&store[..], &["--containerd", &address]].concat();
+        Self::start_with(world, "longshore", &more)
     }
 
     /// Starts it again with the same folders, after it was stopped or killed.
@@ -41,7 +49,7 @@ impl<'w> Dockerd<'w> {
         words.extend(["--cgroup-parent", &cgroup, "--storage-driver", self.storage]);
         words.extend(["--bridge=none", "--iptables=false", "--shutdown-timeout=5"]);
         words.extend(["--log-level", "warn"]);
-        words.extend(&self.more);
+        words.extend(self.more.iter().map(String::as_str));
         self.process = Some(world.start(&words, &[], "dockerd.log"));
         eventually("dockerd answers", || {
             let process = self.process.as_mut().expect("it was just started");
@@ -61,7 +69,9 @@ impl<'w> Dockerd<'w> {
         let (host, config) = (self.host(), self.world.text("docker-config"));
         let mut all = vec![client(), "-H", &host];
         all.extend(words);
-        self.world.run_with(&all, &[("DOCKER_CONFIG", &config)])
+        // The other builder is a plugin of the client.
+        let envs = [("DOCKER_CONFIG", config.as_str()), ("DOCKER_BUILDKIT", "0")];
+        self.world.run_with(&all, &envs)
     }
 
     /// Runs `docker …`, which must succeed, and gives what it printed.

@@ -4,6 +4,9 @@
 //! disk. [`Longshore`], [`Dockerd`], [`Containerd`] and [`Podman`] start inside it. When the world is dropped its first
 //! process is killed, and with it everything that ran there; nothing outside was ever changed.
 //!
+//! A world's programs are this machine's own, or those of another [`Suite`] with newer engines, whose root
+//! folder then is the world's.
+//!
 //! `LONGSHORE_KEEP=1` keeps the world of a failed test and prints how to enter it. Tools that are
 //! missing are reported by [`requires`](crate::requires): loudly, to the file named by `LONGSHORE_SKIPS`,
 //! and as a failure with `LONGSHORE_REQUIRE=all`.
@@ -18,6 +21,7 @@ mod longshore;
 mod namespaces;
 mod podman;
 mod require;
+mod suite;
 
 pub(crate) use command::{Process, eventually};
 pub(crate) use containerd::{Containerd, saved_busybox};
@@ -28,3 +32,4 @@ pub(crate) use longshore::{ALL, Longshore, configure, run, words};
 pub(crate) use namespaces::World;
 pub(crate) use podman::Podman;
 pub(crate) use require::have;
+pub(crate) use suite::Suite;

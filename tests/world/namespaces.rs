@@ -1,13 +1,33 @@
 //! A world: mount, network and process namespaces with a directory.
 
-use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Mutex;
 
 use super::command::{Out, Process, child_of, program};
 use super::leftovers::Leftovers;
+use super::suite::Suite;
+
+/// Makes the root of another suite the root of the world. `$1` is the world's directory, `$2` the suite's
+/// root, `$3` the folder of our own programs; both folders keep their paths.
+///
+/// The suite's folder is shared by all tests, so what is written goes to a layer above it.
+const ENTER_SUITE: &str = r#"
+set -e
+mkdir "$1/root" "$1/upper" "$1/work"
+mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/root"
+for tree in /proc /sys /dev; do mount --rbind "$tree" "$1/root$tree"; done
+for tree in "$1" "$3"; do
+    mkdir -p "$1/root$tree"
+    mount --bind "$tree" "$1/root$tree"
+done
+cd "$1/root"
+pivot_root . .
+umount -l .
+cd /
+"#;
 
 /// What the first process of a world does. `$1` is the world's directory.
 ///
@@ -52,12 +72,17 @@ pub(crate) struct World {
     root: PathBuf,
     holder: Child,
     first: u32,
-    before: RefCell<Leftovers>,
+    before: Mutex<Leftovers>,
 }
 
 impl World {
     /// Makes a world; `name` is shown in its directory's name.
     pub(crate) fn new(name: &str) -> Self {
+        Self::of(Suite::Own, name)
+    }
+
+    /// Makes a world whose programs are those of a suite.
+    pub(crate) fn of(suite: Suite, name: &str) -> Self {
         let prefix = format!("longshore-{name}-");
         let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
         let root = dir.keep();
@@ -67,9 +92,15 @@ impl World {
         }
         words.extend(["--", "unshare", "--kill-child=KILL", "--mount", "--net"]);
         words.extend(["--pid", "--fork", "--mount-proc", "--propagation", "private"]);
-        words.extend(["--", "bash", "-c", FIRST_PROCESS, "first"]);
+        let suites = suite.root();
+        let script = match suites {
+            Some(_) => [ENTER_SUITE, FIRST_PROCESS].concat(),
+            None => FIRST_PROCESS.to_owned(),
+        };
+        words.extend(["--", "bash", "-c", &script, "first"]);
         let mut command = program("setpriv");
         command.args(words).arg(&root).stdin(Stdio::null());
+        command.arg(suites.unwrap_or_default()).arg(programs());
         command.stderr(File::create(root.join("world.log")).unwrap());
         let mut holder = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
@@ -80,7 +111,7 @@ impl World {
             panic!("the world {name} could not be made: {why}");
         }
         let first = child_of(holder.id()).expect("unshare has a child");
-        let before = RefCell::default();
+        let before = Mutex::default();
         let name = root.file_name().unwrap().to_str().unwrap().to_owned();
         let world = Self {
             name,
@@ -176,12 +207,12 @@ impl World {
 
     /// Takes what is there now for what may be there later.
     pub(crate) fn remember(&self) {
-        *self.before.borrow_mut() = Leftovers::of(self);
+        *self.before.lock().unwrap() = Leftovers::of(self);
     }
 
     /// What is there now and was not there when last [remembered](Self::remember), one line each.
     pub(crate) fn leftovers(&self) -> Vec<String> {
-        Leftovers::of(self).beyond(&self.before.borrow())
+        Leftovers::of(self).beyond(&self.before.lock().unwrap())
     }
 
     /// Fails unless nothing is left; processes and the kernel get a moment for their own endings.
@@ -254,6 +285,12 @@ fn body(out: &Out) -> Option<String> {
     let (head, body) = out.stdout.split_once("\r\n\r\n")?;
     let good = out.succeeded() && head.contains(" 200 ");
     good.then(|| body.trim().to_owned())
+}
+
+/// The folder of the workspace's own programs.
+fn programs() -> &'static Path {
+    let longshore = Path::new(env!("CARGO_BIN_EXE_longshore"));
+    longshore.parent().expect("a program lies in a folder")
 }
 
 fn keep() -> bool {

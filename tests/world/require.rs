@@ -3,19 +3,26 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::suite::Suite;
+
 /// Returns from the test, loudly, unless the machine has every program named (and we are root).
+///
+/// `of SUITE` before the programs looks for them in that suite's root.
 #[macro_export]
 macro_rules! requires {
-    ($($tool:literal),+ $(,)?) => {
-        if !$crate::world::have(&[$($tool),+]) {
+    (of $suite:expr; $($tool:literal),+ $(,)?) => {
+        if !$crate::world::have($suite, &[$($tool),+]) {
             return;
         }
+    };
+    ($($tool:literal),+ $(,)?) => {
+        $crate::requires!(of $crate::world::Suite::Own; $($tool),+)
     };
 }
 
 /// Whether we are root and every program is there; otherwise the skip is reported.
-pub(crate) fn have(tools: &[&str]) -> bool {
-    let reasons: Vec<String> = missing(tools);
+pub(crate) fn have(suite: Suite, tools: &[&str]) -> bool {
+    let reasons: Vec<String> = missing(suite, tools);
     if reasons.is_empty() {
         return true;
     }
@@ -35,24 +42,26 @@ pub(crate) fn have(tools: &[&str]) -> bool {
     false
 }
 
-fn missing(tools: &[&str]) -> Vec<String> {
+fn missing(suite: Suite, tools: &[&str]) -> Vec<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let own: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let slash = suite.slash();
+    let inside = |dir: &PathBuf| slash.join(dir.strip_prefix("/").unwrap_or(dir));
+    let mut theirs: Vec<PathBuf> = own.iter().map(inside).collect();
     // The workspace's own programs lie beside each other.
-    dirs.extend(
-        Path::new(env!("CARGO_BIN_EXE_longshore"))
-            .parent()
-            .map(Path::to_owned),
-    );
-    let in_path = |tool: &str| dirs.iter().any(|dir| dir.join(tool).is_file());
+    let longshore = Path::new(env!("CARGO_BIN_EXE_longshore"));
+    theirs.extend(longshore.parent().map(Path::to_owned));
     let mut reasons: Vec<String> = Vec::new();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     if !status.lines().any(|line| line.starts_with("Uid:\t0\t0")) {
         reasons.push("root".to_owned());
     }
+    reasons.extend(suite.missing());
+    // The world itself is made with this machine's own.
     let always = ["unshare", "nsenter", "setpriv", "ip", "nft", "bash"];
-    for tool in always.iter().chain(tools) {
-        if !in_path(tool) {
+    let all = always.iter().map(|tool| (tool, &own));
+    for (tool, dirs) in all.chain(tools.iter().map(|tool| (tool, &theirs))) {
+        if !dirs.iter().any(|dir| dir.join(tool).is_file()) {
             reasons.push(format!("the program {tool}"));
         }
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::suites::{self, Suite};
 use super::unpacked;
 use crate::{run, vm};
 
@@ -28,6 +29,8 @@ pub(crate) enum Need {
         /// The suite.
         suite: &'static str,
     },
+    /// A root of another suite, with engines in it. Tests that need it skip loudly by themselves.
+    Suite(Suite),
 }
 
 impl Need {
@@ -36,6 +39,7 @@ impl Need {
         match self {
             Self::Root => "root",
             Self::Program(program, _) | Self::Unpacked { program, .. } => program,
+            Self::Suite(suite) => suite.name(),
             Self::Nextest => "cargo-nextest",
             Self::Kernel => "a kernel for guests",
         }
@@ -48,6 +52,7 @@ impl Need {
             Self::Nextest => run::which("cargo-nextest").is_some() || in_cargo_home("cargo-nextest"),
             Self::Kernel => vm::have_kernel(),
             Self::Unpacked { program, .. } => run::which(program).is_some() || unpacked::has(program),
+            Self::Suite(suite) => suites::has(suite),
         }
     }
 }
@@ -77,9 +82,25 @@ pub(crate) fn provide(needs: &[Need]) -> Result<Vec<Need>> {
             }
         }
     }
-    let lanes_need = |need: &Need| !matches!(need, Need::Unpacked { .. });
+    make_suites(&missing);
+    let lanes_need = |need: &Need| !matches!(need, Need::Unpacked { .. } | Need::Suite(_));
     let missing = missing.into_iter().chain(kernel);
     Ok(missing.filter(|need| lanes_need(need) && !need.met()).collect())
+}
+
+/// Makes roots side by side: most of the time is the mirror's.
+fn make_suites(missing: &[Need]) {
+    std::thread::scope(|scope| {
+        for need in missing {
+            if let Need::Suite(suite) = *need {
+                scope.spawn(move || {
+                    if let Err(error) = suites::make(suite) {
+                        eprintln!("the root of {}: {error:#}", suite.name());
+                    }
+                });
+            }
+        }
+    });
 }
 
 fn packages(missing: &[Need]) -> Vec<&'static str> {
@@ -87,7 +108,7 @@ fn packages(missing: &[Need]) -> Vec<&'static str> {
         .iter()
         .filter_map(|need| match need {
             Need::Program(_, package) => Some(*package),
-            Need::Root | Need::Nextest | Need::Kernel | Need::Unpacked { .. } => None,
+            Need::Root | Need::Nextest | Need::Kernel | Need::Unpacked { .. } | Need::Suite(_) => None,
         })
         .collect();
     packages.sort_unstable();

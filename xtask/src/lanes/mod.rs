@@ -5,6 +5,7 @@
 
 mod machine;
 mod skips;
+mod suites;
 mod unpacked;
 mod vm;
 
@@ -17,6 +18,7 @@ use clap::ValueEnum;
 
 pub(crate) use machine::{Need, provide};
 use skips::Skips;
+pub(crate) use suites::{Suite, root as root_of};
 
 use crate::{run, tidy};
 
@@ -45,6 +47,9 @@ const STORES: [Need; 4] = [
     Need::Program("etcdctl", "etcd-client"),
     Need::Program("openssl", "openssl"),
 ];
+
+/// Suites with newer engines than this machine's own.
+const SUITES: [Need; 2] = [Need::Suite(Suite::Trixie), Need::Suite(Suite::Forky)];
 
 /// A named part of the test command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -125,7 +130,7 @@ impl Lane {
             Self::Netns => [&[Need::Nextest][..], &namespaces, &disks].concat(),
             Self::Contract => [&[Need::Nextest][..], &namespaces, &disks, &STORES].concat(),
             Self::Crash => [&[Need::Nextest][..], &namespaces, &engines, &disks].concat(),
-            Self::Engines => [&[Need::Nextest][..], &namespaces, &engines].concat(),
+            Self::Engines => [&[Need::Nextest][..], &namespaces, &engines, &SUITES].concat(),
         }
     }
 

@@ -26,47 +26,92 @@ pub(super) fn has(program: &str) -> bool {
 pub(super) fn bring(package: &str, suite: &str) -> Result<()> {
     println!("unpacking {package} of {suite}");
     let folder = folder()?;
-    let apt = folder.join("apt");
-    for part in ["state/lists/partial", "cache/archives/partial", "packages"] {
-        let path = apt.join(part);
-        std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
-    }
-    let sources = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
-    std::fs::write(apt.join("sources.list"), sources).context("write the list of sources")?;
-    run::must(&mut apt_get(&apt, &["update"]))?;
-    let packages = apt.join("packages");
-    run::must(apt_get(&apt, &["download", package]).current_dir(&packages))?;
+    let apt = Apt::open(&folder.join("apt"), suite)?;
+    let packages = apt.folder.join("packages");
+    std::fs::create_dir_all(&packages).with_context(|| format!("make {}", packages.display()))?;
+    run::must(apt.command(&["download", package]).current_dir(&packages))?;
     let start = format!("{package}_");
-    for entry in std::fs::read_dir(&packages).context("read what was fetched")? {
-        let file = entry.context("read what was fetched")?.path();
+    for file in files(&packages)? {
         if file
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with(&start))
         {
-            run::must(run::program("dpkg-deb").arg("-x").arg(&file).arg(&folder))?;
+            unpack(&file, &folder)?;
         }
     }
-    std::fs::remove_dir_all(&apt).with_context(|| format!("remove {}", apt.display()))
+    apt.close()
 }
 
-/// apt-get with everything of its own in `folder`.
-fn apt_get(folder: &Path, words: &[&str]) -> Command {
-    let mut command = run::program("apt-get");
-    let setting = |name: &str, path: &str| format!("{name}={}", folder.join(path).display());
-    for option in [
-        setting("Dir::State", "state"),
-        setting("Dir::Cache", "cache"),
-        setting("Dir::Etc::SourceList", "sources.list"),
-        "Dir::Etc::SourceParts=-".to_owned(),
-        "Dir::State::status=/dev/null".to_owned(),
-        "Acquire::Languages=none".to_owned(),
-        // Its own user could not reach the folder.
-        format!("APT::Sandbox::User={}", if run::is_root() { "root" } else { "" }),
-    ] {
-        command.args(["-o", &option]);
+/// Unpacks a package into a folder, and runs nothing of it.
+pub(super) fn unpack(package: &Path, into: &Path) -> Result<()> {
+    run::must(run::program("dpkg-deb").arg("-x").arg(package).arg(into))
+}
+
+/// The paths in a folder, sorted.
+pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
+    let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+    let mut paths = paths.with_context(|| format!("read {}", folder.display()))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// apt with everything of its own in a folder: it knows one suite and no installed package.
+pub(super) struct Apt {
+    folder: PathBuf,
+}
+
+impl Apt {
+    /// Makes the folder and reads the suite's lists.
+    pub(super) fn open(folder: &Path, suite: &str) -> Result<Self> {
+        for part in ["state/lists/partial", "cache/archives/partial", "dpkg"] {
+            let path = folder.join(part);
+            std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        }
+        let sources = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
+        std::fs::write(folder.join("sources.list"), sources).context("write the list of sources")?;
+        // apt locks the folder where this file is.
+        std::fs::write(folder.join("dpkg/status"), "").context("write an empty list of packages")?;
+        let apt = Self {
+            folder: folder.to_owned(),
+        };
+        run::must(&mut apt.command(&["update"]))?;
+        Ok(apt)
     }
-    command.arg("-qq").args(words);
-    command
+
+    /// Fetches packages and all that they need into a folder, and answers the files.
+    pub(super) fn fetch(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        let words = ["install", "--download-only", "-y", "--no-install-recommends"];
+        run::must(&mut self.command(&[&words, packages].concat()))?;
+        let mut files = files(&self.folder.join("cache/archives"))?;
+        files.retain(|file| file.extension().is_some_and(|end| end == "deb"));
+        Ok(files)
+    }
+
+    /// An apt-get of this folder.
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = run::program("apt-get");
+        let setting = |name: &str, path: &str| format!("{name}={}", self.folder.join(path).display());
+        for option in [
+            setting("Dir::State", "state"),
+            setting("Dir::Cache", "cache"),
+            setting("Dir::Etc::SourceList", "sources.list"),
+            setting("Dir::State::status", "dpkg/status"),
+            "Dir::Etc::SourceParts=-".to_owned(),
+            "Acquire::Languages=none".to_owned(),
+            // Its own user could not reach the folder.
+            format!("APT::Sandbox::User={}", if run::is_root() { "root" } else { "" }),
+        ] {
+            command.args(["-o", &option]);
+        }
+        command.arg("-qq").args(words);
+        command
+    }
+
+    /// Removes the folder.
+    pub(super) fn close(self) -> Result<()> {
+        std::fs::remove_dir_all(&self.folder).with_context(|| format!("remove {}", self.folder.display()))
+    }
 }
 
 /// The mirror that this machine has Debian from.
