@@ -17,6 +17,7 @@
 //! [`nft`] has the messages of nf_tables, whose batches are all or nothing.
 
 pub mod address;
+pub mod conntrack;
 pub mod link;
 mod message;
 pub mod neighbour;

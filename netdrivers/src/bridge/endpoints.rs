@@ -1,6 +1,7 @@
 //! Verbs of endpoints.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use plugin_api::id::{MacAddr, NetworkId};
 use plugin_api::network::{EndpointInterface, EndpointRef, EndpointSpec, JoinPlan, JoinSpec};
@@ -71,7 +72,11 @@ impl Core {
             ("link".to_owned(), endpoint.outer.clone()),
         ]);
         for (nth, port) in endpoint.published.iter().enumerate() {
-            let host = std::net::SocketAddr::new(port.host, port.host_port);
+            let host = if port.is_open() {
+                SocketAddr::new(port.to, port.to_port)
+            } else {
+                SocketAddr::new(port.host, port.host_port)
+            };
             let row = format!("{host} -> {}/{}", port.to_port, port.protocol.as_str());
             rows.insert(format!("port.{nth}"), row);
         }

@@ -10,11 +10,11 @@ use ipnet::IpNet;
 use kernel::netlink::Socket;
 use kernel::netlink::nft::expr::{self, Base, Ct, Meta, REG_1, REG_2, reg32};
 use kernel::netlink::nft::{
-    Batch, Chain, Element, Expr, Family, Field, Fields, Hook, Set, Table, Values, Verdict,
+    Batch, Chain, Element, Expr, Family, Field, Fields, Hook, Set, Table, Value, Values, Verdict,
 };
 use kernel::{Error, Result};
 
-use super::options;
+use super::options::{self, GatewayMode};
 use super::plan::subnets;
 use super::records::{Endpoint, Network, Published};
 
@@ -28,6 +28,13 @@ const fn map(name: &'static str, id: u32, key: &'static [Field], values: &'stati
         key,
         values: Values::Fields(values),
         ranges: false,
+    }
+}
+
+const fn ranges_to(name: &'static str, id: u32, field: &'static [Field]) -> Set {
+    Set {
+        ranges: true,
+        ..map(name, id, field, field)
     }
 }
 
@@ -62,12 +69,46 @@ const NETS6: Set = set("nets6", 9, &[Ipv6], true);
 const MASQ4: Set = set("masq4", 10, &[Ipv4], true);
 const MASQ6: Set = set("masq6", 11, &[Ipv6], true);
 
-const SETS: [Set; 11] = [
-    PORTS4, ANY4, PORTS6, ANY6, BRIDGES, INTERNAL, ICC, NETS4, NETS6, MASQ4, MASQ6,
+/// Subnets that leave with an address of the user's choice.
+const SNAT4: Set = ranges_to("snat4", 12, &[Ipv4]);
+const SNAT6: Set = ranges_to("snat6", 13, &[Ipv6]);
+/// Ports of endpoints that are open where nothing is translated.
+const OPEN4: Set = set("open4", 14, &[Ipv4, Protocol, Port], false);
+const OPEN6: Set = set("open6", 15, &[Ipv6, Protocol, Port], false);
+/// Bridges whose endpoints answer pings from outside.
+const ROUTED4: Set = set("routed4", 16, &[LinkName], false);
+const ROUTED6: Set = set("routed6", 17, &[LinkName], false);
+/// Bridges all of whose ports are reached by whoever has a route.
+const UNPROTECTED4: Set = set("unprotected4", 18, &[LinkName], false);
+const UNPROTECTED6: Set = set("unprotected6", 19, &[LinkName], false);
+/// The host's link and the bridge behind which it reaches everything.
+const TRUSTED: Set = set("trusted", 20, &[LinkName, LinkName], false);
+
+const SETS: [Set; 20] = [
+    PORTS4,
+    ANY4,
+    PORTS6,
+    ANY6,
+    BRIDGES,
+    INTERNAL,
+    ICC,
+    NETS4,
+    NETS6,
+    MASQ4,
+    MASQ6,
+    SNAT4,
+    SNAT6,
+    OPEN4,
+    OPEN6,
+    ROUTED4,
+    ROUTED6,
+    UNPROTECTED4,
+    UNPROTECTED6,
+    TRUSTED,
 ];
 
 /// Rules of all chains together.
-const RULES: usize = 4 + 1 + 2 + 8 + FOREIGN.len() + 4;
+const RULES: usize = 4 + 1 + 2 + 15 + FOREIGN.len() + 6;
 
 /// Bit of the mark of packets that we let pass.
 pub const PASSED: u32 = 1 << 28;
@@ -210,8 +251,19 @@ fn forward_rules() -> Vec<Vec<Expr>> {
         dropped(Meta::InName, INTERNAL),
         dropped(Meta::OutName, INTERNAL),
         passes(published),
-        dropped(Meta::OutName, BRIDGES),
+        passes(vec![
+            Expr::Meta(Meta::InName, REG_1),
+            Expr::Meta(Meta::OutName, REG_2),
+            Expr::In(REG_1, TRUSTED),
+        ]),
     ];
+    for (number, open, routed, unprotected) in [
+        (V4, OPEN4, ROUTED4, UNPROTECTED4),
+        (V6, OPEN6, ROUTED6, UNPROTECTED6),
+    ] {
+        rules.extend(open_rules(number, open, routed, unprotected).map(passes));
+    }
+    rules.push(dropped(Meta::OutName, BRIDGES));
     rules.extend(FOREIGN.iter().map(|prefix| {
         vec![
             Expr::Meta(Meta::OutName, REG_1),
@@ -223,11 +275,30 @@ fn forward_rules() -> Vec<Vec<Expr>> {
     rules
 }
 
+/// What reaches endpoints without translation: open ports; pings, where nothing is translated; everything.
+fn open_rules(number: u8, open: Set, routed: Set, unprotected: Set) -> [Vec<Expr>; 3] {
+    let (offset, length, ping) = if number == V4 { (16, 4, 1) } else { (24, 16, 58) };
+    let mut port = family(number).to_vec();
+    port.push(Expr::Payload(Base::Network, offset, length, REG_1));
+    port.push(Expr::Meta(Meta::Protocol, reg32(length / 4)));
+    port.push(Expr::Payload(Base::Transport, 2, 2, reg32(length / 4 + 1)));
+    port.push(Expr::In(REG_1, open));
+    let into = |links| {
+        let mut rule = family(number).to_vec();
+        rule.extend(link_in(Meta::OutName, links));
+        rule
+    };
+    let mut pings = into(routed);
+    pings.push(Expr::Meta(Meta::Protocol, REG_1));
+    pings.push(Expr::Equal(REG_1, vec![ping]));
+    [port, pings, into(unprotected)]
+}
+
 /// What leaves by another link takes the host's address; so does what a container sends to a
 /// published port of a container, so that the answer comes back this way.
 fn postrouting_rules() -> Vec<Vec<Expr>> {
     let mut rules = Vec::new();
-    for (number, nets, masq) in [(V4, NETS4, MASQ4), (V6, NETS6, MASQ6)] {
+    for (number, nets, masq, snat) in [(V4, NETS4, MASQ4, SNAT4), (V6, NETS6, MASQ6, SNAT6)] {
         let (offset, length) = if number == V4 { (12, 4) } else { (8, 16) };
         let from = |set| {
             let mut rule = family(number).to_vec();
@@ -238,11 +309,20 @@ fn postrouting_rules() -> Vec<Vec<Expr>> {
         };
         let mut out = from(masq);
         out.extend([Expr::NotIn(REG_1, BRIDGES), Expr::Masquerade]);
+        let mut chosen = from(snat);
+        chosen.pop();
+        chosen.pop();
+        chosen.extend([
+            Expr::Meta(Meta::OutName, REG_2),
+            Expr::NotIn(REG_2, BRIDGES),
+            Expr::Find(REG_1, snat, REG_1),
+            Expr::Snat(number.into(), REG_1),
+        ]);
         let mut hairpin = from(nets);
         hairpin.push(Expr::In(REG_1, BRIDGES));
         hairpin.extend(translated());
         hairpin.push(Expr::Masquerade);
-        rules.extend([out, hairpin]);
+        rules.extend([chosen, out, hairpin]);
     }
     rules
 }
@@ -282,22 +362,60 @@ fn network_elements(network: &Network) -> Vec<(Set, Element)> {
         let twice = Fields::new().link(&network.bridge).link(&network.bridge);
         elements.push((ICC, Element::key(twice)));
     }
+    for trusted in &options.trusted {
+        let pair = Fields::new().link(trusted).link(&network.bridge);
+        elements.push((TRUSTED, Element::key(pair)));
+    }
     for subnet in subnets(&network.spec).unwrap_or_default() {
-        let net = subnet.pool;
-        if net.prefix_len() == 0 {
-            continue;
-        }
-        let is_v4 = matches!(net, IpNet::V4(_));
-        elements.push((if is_v4 { NETS4 } else { NETS6 }, Element::subnet(net)));
-        if options.masquerade && !network.spec.internal {
-            elements.push((if is_v4 { MASQ4 } else { MASQ6 }, Element::subnet(net)));
-        }
+        elements.extend(subnet_elements(network, &options, subnet.pool));
     }
     elements
 }
 
-/// The element of a published port, and its map.
+fn subnet_elements(network: &Network, options: &options::Bridge, net: IpNet) -> Vec<(Set, Element)> {
+    let mut elements = Vec::new();
+    let is_v4 = matches!(net, IpNet::V4(_));
+    let of = |v4, v6| if is_v4 { v4 } else { v6 };
+    let bridge = || Element::key(Fields::new().link(&network.bridge));
+    if !network.spec.internal {
+        match options.mode(is_v4) {
+            GatewayMode::Routed => elements.push((of(ROUTED4, ROUTED6), bridge())),
+            GatewayMode::NatUnprotected => elements.push((of(UNPROTECTED4, UNPROTECTED6), bridge())),
+            GatewayMode::Nat | GatewayMode::Isolated => {}
+        }
+    }
+    if net.prefix_len() == 0 {
+        return elements;
+    }
+    elements.push((of(NETS4, NETS6), Element::subnet(net)));
+    if options.masquerade && !network.spec.internal && options.mode(is_v4).translates() {
+        elements.push(match options.source(is_v4) {
+            None => (of(MASQ4, MASQ6), Element::subnet(net)),
+            Some(source) => {
+                let value = Fields::new().address(source).bytes();
+                let element = Element {
+                    value: Some(Value::Bytes(value)),
+                    ..Element::subnet(net)
+                };
+                (of(SNAT4, SNAT6), element)
+            }
+        });
+    }
+    elements
+}
+
+/// The element of a published port, and its map or set.
 fn port_element(published: &Published, comment: &str) -> (Set, Element) {
+    if published.is_open() {
+        let key = Fields::new().address(published.to);
+        let key = key.protocol(published.protocol.number()).port(published.to_port);
+        let set = if published.to.is_ipv4() { OPEN4 } else { OPEN6 };
+        let element = Element {
+            comment: comment.to_owned(),
+            ..Element::key(key)
+        };
+        return (set, element);
+    }
     let key = Fields::new().protocol(published.protocol.number());
     let (map, key) = match (published.host, published.host.is_unspecified()) {
         (IpAddr::V4(_), true) => (ANY4, key),

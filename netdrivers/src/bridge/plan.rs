@@ -1,14 +1,14 @@
 //! Decisions: names, checks and answers. No kernel, no state.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use plugin_api::id::{MacAddr, NetworkId};
 use plugin_api::network::{JoinLink, JoinPlan, NetworkSpec, PortBinding, Protocol, Subnet};
 use plugin_api::{Fault, FaultKind};
 
-use super::options::{self, Bridge};
-use super::records::{Endpoint, Network, NetworkPhase};
+use super::options::{self, Bridge, GatewayMode};
+use super::records::{Endpoint, Network, NetworkPhase, Published};
 use crate::ipam::pool::overlap;
 
 /// Mark of links of ours.
@@ -69,7 +69,11 @@ pub fn subnets(spec: &NetworkSpec) -> Result<Vec<&Subnet>, Fault> {
 /// The addresses of the bridge.
 pub fn gateways(spec: &NetworkSpec) -> Vec<IpNet> {
     let subnets = subnets(spec).unwrap_or_default();
-    subnets.into_iter().filter_map(|subnet| subnet.gateway).collect()
+    let options = options::parse(&spec.options).unwrap_or_default();
+    let gateways = subnets.into_iter().filter_map(|subnet| subnet.gateway);
+    gateways
+        .filter(|gateway| options.has_address(gateway.addr().is_ipv4()))
+        .collect()
 }
 
 /// Plans a network; `others` are those that are there.
@@ -80,6 +84,13 @@ pub fn network<'a>(
 ) -> Result<(Network, Bridge), Fault> {
     let options = options::parse(&spec.options)?;
     let mine = subnets(spec)?;
+    if !spec.internal && [options.mode_v4, options.mode_v6].contains(&GatewayMode::Isolated) {
+        let text = format!(
+            "network {}: gateway mode isolated is for internal networks",
+            spec.id.short()
+        );
+        return Err(Fault::invalid(text));
+    }
     for subnet in &mine {
         if let Some(gateway) = subnet
             .gateway
@@ -185,6 +196,12 @@ pub fn revocation(endpoint: &Endpoint) -> Option<Revocation> {
         ..leaving.clone()
     };
     Some(Revocation { leaving, gone })
+}
+
+/// Whether packets to an address and port are those that a port is published for.
+pub fn is_to(at: SocketAddr, published: &Published) -> bool {
+    let is_there = published.host.is_unspecified() || published.host == at.ip();
+    is_there && at.port() == published.host_port
 }
 
 /// Host addresses that a binding is published on, each with the container's address behind it.

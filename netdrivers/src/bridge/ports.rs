@@ -6,6 +6,7 @@ use kernel::port::{Reserved, Transport, reserve};
 use plugin_api::network::{PortBinding, Protocol};
 use plugin_api::{Fault, FaultKind};
 
+use super::options::Bridge;
 use super::plan;
 use super::proxy::{Proxy, Relays};
 use super::records::{Endpoint, Published};
@@ -57,12 +58,24 @@ impl Held {
 pub(super) fn choose(
     relays: &Relays,
     bindings: &[PortBinding],
-    default: Option<IpAddr>,
+    options: &Bridge,
     endpoint: &Endpoint,
 ) -> Result<(Vec<Published>, Vec<Held>), Fault> {
     let (mut published, mut held) = (Vec::new(), Vec::new());
     for binding in bindings {
-        let places = plan::publications(binding, default, endpoint)?;
+        let places = plan::publications(binding, options.host_binding, endpoint)?;
+        let translates = |place: &(IpAddr, IpAddr)| options.mode(place.1.is_ipv4()).translates();
+        let (places, open): (Vec<_>, Vec<_>) = places.into_iter().partition(translates);
+        published.extend(open.iter().map(|(host, to)| Published {
+            protocol: binding.protocol,
+            host: *host,
+            host_port: 0,
+            to: *to,
+            to_port: binding.container_port,
+        }));
+        if places.is_empty() {
+            continue;
+        }
         let (port, sockets) = one(relays, binding, &places)?;
         held.extend(sockets);
         published.extend(places.iter().map(|(host, to)| Published {
@@ -149,7 +162,8 @@ pub(super) fn hold_again(relays: &Relays, endpoint: &Endpoint) -> Vec<Held> {
             .inspect_err(|error| tracing::warn!(endpoint = %endpoint.at.endpoint, %at, %error, "a published port is held by somebody else"))
             .ok()
     };
-    endpoint.published.iter().filter_map(again).collect()
+    let translated = endpoint.published.iter().filter(|published| !published.is_open());
+    translated.filter_map(again).collect()
 }
 
 trait CycleFew: Iterator + Clone {

@@ -1,10 +1,11 @@
 //! Verbs of published ports.
 
-use plugin_api::network::{ConnectivitySpec, EndpointRef};
+use kernel::netlink::conntrack::Flow;
+use plugin_api::network::{ConnectivitySpec, EndpointRef, Protocol};
 use plugin_api::{Done, Fault, FaultKind, Undo};
 
 use super::driver::{Core, failed, lock};
-use super::records::{Endpoint, Network};
+use super::records::{Endpoint, Network, Published};
 use super::{firewall, options, plan, ports};
 
 impl Core {
@@ -54,9 +55,30 @@ impl Core {
             return Err(undo.unwind(fault));
         }
         undo.keep();
+        self.forget_flows(&steps.leaving.published, |flow, p| flow.answered_by.ip() == p.to);
         self.state().held.remove(&steps.gone.at);
         *endpoint = steps.gone;
         Ok(Done::Changed)
+    }
+
+    /// Forgets tracked flows to UDP ports that end elsewhere than they are published now, or that were published
+    /// here: a client that keeps sending would keep its old target.
+    fn forget_flows(&self, published: &[Published], is_stale: impl Fn(&Flow, &Published) -> bool) {
+        for is_ipv4 in [true, false] {
+            let is_mine = |p: &&Published| p.protocol == Protocol::Udp && p.host.is_ipv4() == is_ipv4;
+            let mine: Vec<_> = published.iter().filter(is_mine).collect();
+            if mine.is_empty() {
+                continue;
+            }
+            let is_stale = |flow: &Flow| mine.iter().any(|p| plan::is_to(flow.to, p) && is_stale(flow, p));
+            let outcome = self
+                .nft
+                .flows(is_ipv4, Protocol::Udp.number(), is_stale)
+                .and_then(|flows| self.nft.forget_flows(&flows));
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "flows to a UDP port may go on to where they went before");
+            }
+        }
     }
 
     /// Removes the ports of `leaving` from the firewall; in memory there is `gone` then, so that no
@@ -96,13 +118,13 @@ impl Core {
     ) -> Result<(), Fault> {
         let options = options::parse(&network.spec.options)?;
         self.revoke_now(&mut endpoint)?;
-        let chosen = match ports::choose(&self.relays, &spec.ports, options.host_binding, &endpoint) {
+        let chosen = match ports::choose(&self.relays, &spec.ports, &options, &endpoint) {
             Err(fault) if fault.kind == FaultKind::InUse => {
                 // Perhaps by an endpoint whose sandbox died and whom nobody left.
                 self.sweep(&spec.at.network)?;
                 self.sweep_all()?;
                 endpoint = self.endpoint(&spec.at)?;
-                ports::choose(&self.relays, &spec.ports, options.host_binding, &endpoint)
+                ports::choose(&self.relays, &spec.ports, &options, &endpoint)
             }
             other => other,
         };
@@ -125,6 +147,7 @@ impl Core {
             return Err(undo.unwind(fault));
         }
         undo.keep();
+        self.forget_flows(&done.published, |flow, p| flow.answered_by.ip() != p.to);
         self.state().held.insert(done.at, held);
         Ok(())
     }

@@ -55,12 +55,19 @@ pub struct Published {
     pub protocol: Protocol,
     /// Host address; unspecified is every address of its family.
     pub host: IpAddr,
-    /// Host port.
+    /// Host port; 0 where nothing is translated and the container's own port is open.
     pub host_port: u16,
     /// The container's address.
     pub to: IpAddr,
     /// Port in the container.
     pub to_port: u16,
+}
+
+impl Published {
+    /// Whether it is a port of the container that is open as it is, without a port of the host.
+    pub fn is_open(&self) -> bool {
+        self.host_port == 0
+    }
 }
 
 /// An endpoint.

@@ -23,9 +23,11 @@ use super::{Driver, firewall, plan};
 mod guard;
 mod ipv6;
 mod keeper;
+mod modes;
 mod passage;
 mod relays;
 mod revoke;
+mod udp;
 
 pub(super) fn network_spec(id: &str, pool: &str) -> NetworkSpec {
     let pool: ipnet::IpNet = pool.parse().unwrap();

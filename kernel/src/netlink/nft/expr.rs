@@ -127,6 +127,8 @@ pub enum Expr {
     Decide(u32, Set),
     /// Translates the destination: family (2 or 10), register of the address, register of the port.
     Dnat(u32, u32, u32),
+    /// Translates the source: family (2 or 10), register of the address.
+    Snat(u32, u32),
     /// Translates the source to the address of the link it leaves by.
     Masquerade,
     /// Counts packets and bytes that come here.
@@ -153,7 +155,7 @@ impl Expr {
             Self::Mask(..) | Self::SetBits(..) => "bitwise",
             Self::Equal(..) | Self::Differ(..) => "cmp",
             Self::In(..) | Self::NotIn(..) | Self::Find(..) | Self::Decide(..) => "lookup",
-            Self::Dnat(..) => "nat",
+            Self::Dnat(..) | Self::Snat(..) => "nat",
             Self::Masquerade => "masq",
             Self::Counter => "counter",
             Self::Verdict(_) => "immediate",
@@ -194,6 +196,10 @@ impl Expr {
             Self::Dnat(family, address, port) => {
                 let m = m.number_be(1, 1).number_be(2, *family);
                 m.number_be(3, *address).number_be(5, *port)
+            }
+            Self::Snat(family, address) => {
+                let m = m.number_be(1, 0).number_be(2, *family);
+                m.number_be(3, *address)
             }
             Self::Masquerade | Self::Counter => m,
             Self::Verdict(verdict) => m.number_be(1, 0).nest(2, |m| m.nest(2, |m| verdict.write(m))),
