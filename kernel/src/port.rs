@@ -1,8 +1,10 @@
 //! Host ports: taken by a bound socket that nobody reads, so that no process of the host gets them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
+use rustix::event::Timespec;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
 
 use crate::error::{Context, Error, Result};
@@ -48,6 +50,14 @@ pub fn listen(at: SocketAddr) -> Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
+/// Receives datagrams on a UDP port in the calling thread's namespace; port 0 lets the kernel choose one.
+/// Errors as [`reserve`].
+pub fn receive(at: SocketAddr) -> Result<UdpSocket> {
+    let socket = socket_for(Transport::Udp, at)?;
+    rustix::net::bind(&socket, &at).context("receive on", format!("port {at}"))?;
+    Ok(UdpSocket::from(socket))
+}
+
 fn bound_to(socket: &OwnedFd, at: SocketAddr) -> Result<SocketAddr> {
     let bound = rustix::net::getsockname(socket).context("reserve", format!("port {at}"))?;
     SocketAddr::try_from(bound).map_err(|error| Error::new("reserve", format!("port {at}"), error))
@@ -73,7 +83,7 @@ fn socket_for(transport: Transport, at: SocketAddr) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Many listening sockets, waited for together.
+/// Many sockets, waited for together.
 #[derive(Debug)]
 pub struct Listeners {
     epoll: OwnedFd,
@@ -112,6 +122,13 @@ impl Listeners {
         self.add_fd(listener, number)
     }
 
+    /// Adds a socket of datagrams, which does not block any more; it is told of while something waits to be
+    /// read, and forgotten when it is closed.
+    pub fn add_datagrams(&self, socket: &UdpSocket, number: u64) -> Result<()> {
+        socket.set_nonblocking(true).context("set up", "UDP socket")?;
+        self.add_fd(socket, number)
+    }
+
     /// Removes a listener.
     pub fn remove(&self, listener: &TcpListener) -> Result<()> {
         rustix::event::epoll::delete(&self.epoll, listener).context("forget", "listening socket")
@@ -120,10 +137,17 @@ impl Listeners {
     /// Waits until somebody connects to one of them or somebody wakes; numbers of those with
     /// connections, some of which others may have taken meanwhile.
     pub fn wait(&self) -> Result<Vec<u64>> {
+        self.wait_for(None)
+    }
+
+    /// The same, but no longer than `patience`.
+    pub fn wait_for(&self, patience: Option<Duration>) -> Result<Vec<u64>> {
+        let patience = patience.map(Timespec::try_from).transpose();
+        let patience = patience.map_err(|_| Error::other("wait for", "sockets", "the time is too long"))?;
         let mut events = Vec::with_capacity(MOST_AT_ONCE);
         rustix::io::retry_on_intr(|| {
             let room = rustix::buffer::spare_capacity(&mut events);
-            rustix::event::epoll::wait(&self.epoll, room, None)
+            rustix::event::epoll::wait(&self.epoll, room, patience.as_ref())
         })
         .context("wait for", "listening sockets")?;
         let numbers = events.iter().map(|event| event.data.u64());

@@ -23,11 +23,12 @@
 //! gets no mark: that engine judges it.
 //!
 //! # Limits
-//! The host reaches TCP ports through 127.0.0.1 and ::1 by a relay in this process (`proxy`), for
-//! `route_localnet` would open the host's loopback services to its neighbours. UDP and SCTP ports published
-//! on loopback addresses alone are refused, those published on every address do not answer there.
+//! The host reaches TCP and UDP ports through 127.0.0.1 and ::1 by relays in this process (`proxy`,
+//! `datagrams`), for `route_localnet` would open the host's loopback services to its neighbours. SCTP ports
+//! published on loopback addresses alone are refused, those published on every address do not answer there.
 //! Forwarding stays on after the last network has gone: somebody else may need it by then.
 
+mod datagrams;
 pub mod driver;
 mod endpoints;
 pub mod firewall;

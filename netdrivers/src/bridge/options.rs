@@ -244,11 +244,10 @@ mod tests {
         for (long, short) in KNOWN {
             let value = match *short {
                 "icc" | "masquerade" => "false",
-                "host_binding" => "192.0.2.1",
+                "host_binding" | "host_ipv4" => "192.0.2.1",
                 "mtu" => "1400",
                 "gateway_mode_v4" | "gateway_mode_v6" => "routed",
                 "inhibit_ipv4" => "true",
-                "host_ipv4" => "192.0.2.1",
                 "host_ipv6" => "2001:db8::1",
                 _ => "lan",
             };

@@ -222,9 +222,9 @@ pub fn publications(
         )
     };
     let found: Vec<_> = match binding.host_ip.or(default) {
-        Some(host) if host.is_loopback() && binding.protocol != Protocol::Tcp => {
+        Some(host) if host.is_loopback() && binding.protocol == Protocol::Sctp => {
             let text = format!(
-                "{} on {host}: on loopback addresses only TCP is supported",
+                "{} on {host}: on loopback addresses only TCP and UDP are supported",
                 what()
             );
             return Err(Fault::unsupported(text));
@@ -323,11 +323,11 @@ mod tests {
         };
         let kind = |host| publications(&binding(host, 0, 0), None, &endpoint).map_err(|fault| fault.kind);
         assert!(kind(Some("127.0.0.1")).is_ok());
-        let udp = PortBinding {
-            protocol: Protocol::Udp,
+        let sctp = PortBinding {
+            protocol: Protocol::Sctp,
             ..binding(Some("127.0.0.1"), 0, 0)
         };
-        let refused = publications(&udp, None, &endpoint).map_err(|fault| fault.kind);
+        let refused = publications(&sctp, None, &endpoint).map_err(|fault| fault.kind);
         assert_eq!(refused, Err(FaultKind::Unsupported));
         assert_eq!(kind(Some("::")), Err(FaultKind::Invalid));
         assert_eq!(kind(None).unwrap().len(), 1);

@@ -6,6 +6,7 @@ use kernel::port::{Reserved, Transport, reserve};
 use plugin_api::network::{PortBinding, Protocol};
 use plugin_api::{Fault, FaultKind};
 
+use super::datagrams::Relayed;
 use super::options::Bridge;
 use super::plan;
 use super::proxy::{Proxy, Relays};
@@ -29,6 +30,8 @@ pub(super) enum Held {
     Reserved(Reserved),
     /// A relay.
     Proxy(Proxy),
+    /// A relay of datagrams.
+    Datagrams(Relayed),
 }
 
 impl Held {
@@ -36,6 +39,7 @@ impl Held {
         match self {
             Self::Reserved(reserved) => reserved.at.port(),
             Self::Proxy(proxy) => proxy.at.port(),
+            Self::Datagrams(relayed) => relayed.at.port(),
         }
     }
 
@@ -46,11 +50,12 @@ impl Held {
         at: SocketAddr,
         to: SocketAddr,
     ) -> Result<Self, kernel::Error> {
-        let relayed = protocol == Protocol::Tcp && at.ip().is_unspecified();
-        if at.ip().is_loopback() || relayed {
-            return relays.open(at, to).map(Self::Proxy);
+        let is_relayed = at.ip().is_loopback() || at.ip().is_unspecified();
+        match protocol {
+            Protocol::Tcp if is_relayed => relays.open(at, to).map(Self::Proxy),
+            Protocol::Udp if is_relayed => relays.datagrams.open(at, to).map(Self::Datagrams),
+            _ => reserve(transport(protocol), at).map(Self::Reserved),
         }
-        reserve(transport(protocol), at).map(Self::Reserved)
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use kernel::error::Context;
 use kernel::port::Listeners;
 
+use super::datagrams::Datagrams;
 use super::driver::lock;
 
 /// Connections relayed at once by one port; more are closed.
@@ -52,6 +53,8 @@ struct Shared {
 /// The relays of a driver; dropping it ends the thread that accepts.
 #[derive(Debug)]
 pub(super) struct Relays {
+    /// Those of UDP ports.
+    pub(super) datagrams: Datagrams,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -81,7 +84,11 @@ impl Relays {
             .stack_size(2 * STACK)
             .spawn(move || theirs.work());
         let thread = Some(thread.context("start", "relays")?);
-        Ok(Self { shared, thread })
+        Ok(Self {
+            datagrams: Datagrams::start()?,
+            shared,
+            thread,
+        })
     }
 
     /// Listens on `at` (port 0 is any) and relays to `to`, in the calling thread's namespace.

@@ -57,7 +57,11 @@ fn a_routed_network_opens_published_ports_at_the_endpoints_own_address() {
         b.serve(81, "closed");
         world.publish(&b.at, Protocol::Tcp, 8080, 80).unwrap();
         assert_eq!(reached(&there, "10.9.0.3:80").as_deref(), Some("b"));
-        assert_eq!(there.run(|| reads("10.9.0.3:81")).unwrap(), None, "never published");
+        assert_eq!(
+            there.run(|| reads("10.9.0.3:81")).unwrap(),
+            None,
+            "never published"
+        );
         assert_eq!(there.run(|| reads("192.0.2.1:8080")).unwrap(), None, "translated");
         // Nobody hides behind the host, and no port of the host is taken.
         assert_eq!(b.reads("192.0.2.2:99").as_deref(), Some("10.9.0.3"));

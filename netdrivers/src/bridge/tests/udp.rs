@@ -51,3 +51,57 @@ fn a_client_that_keeps_sending_meets_the_new_holder_of_a_udp_port() {
         assert_eq!(asks(&client), None);
     });
 }
+
+#[test]
+fn a_udp_port_answers_on_loopback_addresses_until_it_is_revoked() {
+    World::run(|mut world| {
+        world
+            .driver()
+            .create_network(&network_spec("one", "10.9.0.0/24"))
+            .unwrap();
+        let b = world.start("one", "b", "10.9.0.3/24");
+        answer(&b, "b");
+        let published = |host_ip, host_port| PortBinding {
+            protocol: Protocol::Udp,
+            container_port: 53,
+            host_ip,
+            host_port,
+            host_port_end: host_port,
+        };
+        let spec = ConnectivitySpec {
+            at: b.at.clone(),
+            ports: vec![
+                published(Some([127, 0, 0, 1].into()), 5353),
+                published(None, 5354),
+            ],
+            exposed: Vec::new(),
+        };
+        world.driver().program(&spec).unwrap();
+        let asks = |port: u16| {
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            let mut bytes = [0; 16];
+            (0..4).find_map(|_| {
+                client.send_to(b"?", ("127.0.0.1", port)).unwrap();
+                let (length, from) = client.recv_from(&mut bytes).ok()?;
+                assert_eq!(from.to_string(), format!("127.0.0.1:{port}"));
+                Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
+            })
+        };
+        for port in [5353, 5354] {
+            assert_eq!(asks(port).as_deref(), Some("b"), "port {port}");
+        }
+        world.restart();
+        assert_eq!(asks(5353).as_deref(), Some("b"), "after a restart");
+        // More senders than a port remembers do no harm to those it knows.
+        let many: Vec<_> = (0..300)
+            .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
+            .collect();
+        for sender in &many {
+            sender.send_to(b"?", "127.0.0.1:5353").unwrap();
+        }
+        assert_eq!(asks(5354).as_deref(), Some("b"));
+        world.driver().revoke(&b.at).unwrap();
+        UdpSocket::bind("127.0.0.1:5353").expect("the port is free again");
+    });
+}
