@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use plugin_api::server::{Bound, Plugin, adopt, bind};
 
 use crate::config::{Config, Instance, Kind};
@@ -13,6 +14,7 @@ use crate::config::{Config, Instance, Kind};
 pub(crate) fn assemble(config: &Config) -> anyhow::Result<Vec<(Bound, Plugin)>> {
     let mut handed = handed_over()?;
     let mut sockets = Vec::new();
+    let mut stores = Stores::default();
     let plugins = config.plugins.iter().map(|(name, instances)| {
         let path = config.sockets.join(format!("{name}.sock"));
         (path, name, instances.as_slice())
@@ -24,7 +26,7 @@ pub(crate) fn assemble(config: &Config) -> anyhow::Result<Vec<(Bound, Plugin)>> 
     for (path, name, instances) in plugins.chain(snapshotters) {
         let mut plugin = Plugin::default();
         for instance in instances {
-            add(&mut plugin, instance).with_context(|| {
+            add(&mut plugin, instance, &mut stores).with_context(|| {
                 format!(
                     "open the {} driver {} of plugin {name}",
                     instance.kind.as_str(),
@@ -57,22 +59,65 @@ fn handed_over() -> anyhow::Result<BTreeMap<PathBuf, std::os::unix::net::UnixLis
     Ok(sockets)
 }
 
-fn add(plugin: &mut Plugin, instance: &Instance) -> anyhow::Result<()> {
+/// Stores of layers by their folders: the doors of one name stand before one store.
+type Stores = BTreeMap<PathBuf, Arc<graphdrivers::store::Store>>;
+
+fn add(plugin: &mut Plugin, instance: &Instance, stores: &mut Stores) -> anyhow::Result<()> {
+    if let Some(former) = &instance.former {
+        move_former(former, &instance.state)?;
+    }
     make_folder(&instance.state)?;
     let (state, runtime) = (&instance.state, &instance.runtime);
     match (instance.kind, instance.driver.as_str()) {
-        (Kind::Graph, "overlay") => plugin.graph = Some(graphdrivers::open_overlay(state).map_err(told)?),
+        (Kind::Graph, driver) => {
+            let store = store(stores, state, driver)?;
+            plugin.graph = Some(graphdrivers::graph_door(&store).map_err(told)?);
+        }
+        (Kind::Snapshot, driver) => {
+            let store = store(stores, state, driver)?;
+            plugin.snapshot = Some(graphdrivers::snapshot_door(&store).map_err(told)?);
+        }
         (Kind::Network, "bridge") => {
             make_folder(runtime)?;
             plugin.network = Some(netdrivers::open_bridge(state, runtime).map_err(told)?);
         }
         (Kind::Ipam, "local") => plugin.ipam = Some(netdrivers::open_local_ipam(state).map_err(told)?),
         (Kind::Volume, "local") => plugin.volume = Some(voldrivers::open_local(state).map_err(told)?),
-        (Kind::Snapshot, "overlay") => {
-            plugin.snapshot = Some(graphdrivers::open_overlay_snapshots(state).map_err(told)?);
-        }
         (kind, other) => bail!("there is no {} driver {other:?}", kind.as_str()),
     }
+    Ok(())
+}
+
+fn store(stores: &mut Stores, state: &Path, driver: &str) -> anyhow::Result<Arc<graphdrivers::store::Store>> {
+    if let Some(store) = stores.get(state) {
+        return Ok(Arc::clone(store));
+    }
+    let store = graphdrivers::open_store(state, driver).map_err(told)?;
+    stores.insert(state.to_owned(), Arc::clone(&store));
+    Ok(store)
+}
+
+/// Takes over a store that an earlier longshore kept apart for a snapshotter, where there is none yet at its
+/// new place. Two stores of one name are not mixed: nothing is changed.
+fn move_former(former: &Path, state: &Path) -> anyhow::Result<()> {
+    const RECORDS: &str = "state.redb";
+    if !former.join(RECORDS).exists() {
+        return Ok(());
+    }
+    ensure!(
+        !state.join(RECORDS).exists(),
+        "{} and {} hold layers each, and doors of one name share one store; give the snapshotter another \
+         name in its table and in containerd's configuration, and rename {} after it",
+        state.display(),
+        former.display(),
+        former.display()
+    );
+    let _lock = kernel::fsutil::lock_dir(former)?;
+    if let Some(above) = state.parent() {
+        make_folder(above)?;
+    }
+    tracing::info!(from = %former.display(), to = %state.display(), "take over a store of layers");
+    kernel::fsutil::rename_synced(former, state)?;
     Ok(())
 }
 
@@ -89,4 +134,28 @@ fn make_folder(path: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("create {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_kept_apart_moves_and_two_are_left_alone() {
+        let base = tempfile::tempdir().unwrap();
+        let (former, state) = (base.path().join("snapshot/a"), base.path().join("graph/a"));
+        move_former(&former, &state).unwrap();
+        make_folder(&former).unwrap();
+        std::fs::write(former.join("state.redb"), "1").unwrap();
+        // An empty folder is no store.
+        make_folder(&state).unwrap();
+        move_former(&former, &state).unwrap();
+        assert!(!former.exists() && state.join("state.redb").exists());
+        move_former(&former, &state).unwrap();
+        make_folder(&former).unwrap();
+        std::fs::write(former.join("state.redb"), "2").unwrap();
+        let told = move_former(&former, &state).unwrap_err().to_string();
+        assert!(told.contains("hold layers each"), "{told}");
+        assert_eq!(std::fs::read(state.join("state.redb")).unwrap(), b"1");
+    }
 }

@@ -1,19 +1,17 @@
-//! Who holds a layer: counts that outlive this process, as the mounts do.
+//! Who holds a layer: counts that outlive this process, as the mounts do, and no longer.
 //!
-//! A record is written before the mount is made and removed after it is gone. So at open a mount without
-//! a record is a leftover, and a record without its mount counts nothing.
+//! A mount at a layer's mountpoint is a hold by itself. Only what a mount does not tell is written, to a
+//! small file that is never flushed: a power cut takes the mounts too, and what was held is void then.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kernel::record::{Batch, Damaged, Decoder, Encoder, Records};
+use kernel::fsutil::{self, Folder};
+use plugin_api::Fault;
 use plugin_api::id::LayerId;
-use plugin_api::{Fault, FaultKind};
 
-use crate::{damaged, kernel_fault};
-
-const HOLDS: &str = "holds";
-const VERSION: u8 = 1;
+use crate::kernel_fault;
 
 /// One layer's holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,30 +27,35 @@ pub struct Hold {
 }
 
 impl Hold {
-    fn encode(self) -> Vec<u8> {
-        Encoder::new(VERSION)
-            .number(self.count)
-            .flag(self.mounted)
-            .flag(self.inherited)
-            .finish()
+    /// What a mount alone says.
+    pub const MOUNTED_ONCE: Self = Self {
+        count: 1,
+        mounted: true,
+        inherited: false,
+    };
+
+    /// Always of one length, so that a file is rewritten in place and by one write.
+    fn encode(self) -> String {
+        let flag = |set, letter| if set { letter } else { '-' };
+        let (mounted, inherited) = (flag(self.mounted, 'm'), flag(self.inherited, 'i'));
+        format!("{:020} {mounted}{inherited}\n", self.count)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
-        let mut value = Decoder::new("hold", VERSION, bytes)?;
+    fn decode(text: &str) -> Option<Self> {
+        let (count, flags) = text.trim_end().split_once(' ')?;
         let hold = Self {
-            count: value.number()?,
-            mounted: value.flag()?,
-            inherited: value.flag()?,
+            count: count.parse().ok()?,
+            mounted: flags.starts_with('m'),
+            inherited: flags.ends_with('i'),
         };
-        value.end()?;
-        Ok(hold)
+        (hold.encode() == text).then_some(hold)
     }
 }
 
 /// All holds. Changes of one layer are made by one caller at a time: the door's lock for that layer.
 #[derive(Debug)]
 pub struct Holds {
-    records: Arc<Records>,
+    folder: PathBuf,
     table: Mutex<BTreeMap<LayerId, Hold>>,
     /// Archives being read or written, which die with this process.
     streams: Mutex<BTreeMap<LayerId, u64>>,
@@ -78,15 +81,25 @@ impl Drop for Stream<'_> {
 }
 
 impl Holds {
-    /// Reads the counts.
-    pub fn open(records: Arc<Records>) -> Result<Self, Fault> {
-        let mut table = BTreeMap::new();
-        for (key, value) in records.list(HOLDS).map_err(kernel_fault)? {
-            let id = LayerId::new(key).map_err(|error| Fault::from_error(FaultKind::Corrupt, error))?;
-            table.insert(id, Hold::decode(&value).map_err(damaged)?);
+    /// Reads the counts in `folder`, made if it is missing, for the layers that `mounted` names: those at
+    /// whose mountpoints something is mounted. What the files say of others that are mounted is void.
+    pub fn open(folder: &Path, mounted: &[LayerId]) -> Result<Self, Fault> {
+        fsutil::make_dir(folder, 0o700).map_err(kernel_fault)?;
+        let mut table: BTreeMap<LayerId, Hold> = BTreeMap::new();
+        for id in mounted {
+            table.insert(id.clone(), Hold::MOUNTED_ONCE);
+        }
+        let files = Folder::open(folder).map_err(kernel_fault)?;
+        for entry in files.entries().map_err(kernel_fault)? {
+            let text = std::fs::read_to_string(folder.join(&entry.name)).unwrap_or_default();
+            let id = entry.name.to_str().and_then(|name| LayerId::new(name).ok());
+            match id.zip(Hold::decode(&text)) {
+                Some((id, hold)) if hold.mounted == table.contains_key(&id) => drop(table.insert(id, hold)),
+                _ => drop(files.unlink(&entry.name).map_err(kernel_fault)?),
+            }
         }
         Ok(Self {
-            records,
+            folder: folder.to_owned(),
             table: Mutex::new(table),
             streams: Mutex::default(),
         })
@@ -109,13 +122,10 @@ impl Holds {
             .collect()
     }
 
-    /// Records a layer's holds; `None` forgets them.
+    /// Notes a layer's holds; `None` forgets them.
     pub fn set(&self, id: &LayerId, hold: Option<Hold>) -> Result<(), Fault> {
-        let batch = match hold {
-            Some(hold) => Batch::new().put(HOLDS, id.as_str(), hold.encode()),
-            None => Batch::new().delete(HOLDS, id.as_str()),
-        };
-        self.records.commit(&batch).map_err(kernel_fault)?;
+        let before = self.get(id);
+        self.write(id, before, hold)?;
         match hold {
             Some(hold) => self.table().insert(id.clone(), hold),
             None => self.table().remove(id),
@@ -123,24 +133,31 @@ impl Holds {
         Ok(())
     }
 
+    fn write(&self, id: &LayerId, before: Option<Hold>, hold: Option<Hold>) -> Result<(), Fault> {
+        let told = |hold: Option<Hold>| hold.is_none_or(|hold| hold == Hold::MOUNTED_ONCE);
+        let file = self.folder.join(id.as_str());
+        match hold {
+            Some(hold) if !told(Some(hold)) => fsutil::write_in_place(&file, hold.encode().as_bytes(), 0o600),
+            _ if told(before) => Ok(()),
+            _ => fsutil::remove_tree(&file).map(drop),
+        }
+        .map_err(kernel_fault)
+    }
+
     /// A new engine begins: every count is void. Mounts stay, for its containers may still run on them.
     pub fn void(&self) -> Result<bool, Fault> {
-        let mut table = self.table();
-        let mut after = table.clone();
-        after.retain(|_, hold| hold.mounted);
-        for hold in after.values_mut() {
-            (hold.count, hold.inherited) = (0, true);
+        let mut changed = false;
+        for (id, hold) in self.list() {
+            let after = Hold {
+                count: 0,
+                inherited: true,
+                ..hold
+            };
+            let after = hold.mounted.then_some(after);
+            changed |= after != Some(hold);
+            self.set(&id, after)?;
         }
-        if after == *table {
-            return Ok(false);
-        }
-        let batch = table.keys().fold(Batch::new(), |batch, id| match after.get(id) {
-            Some(hold) => batch.put(HOLDS, id.as_str(), hold.encode()),
-            None => batch.delete(HOLDS, id.as_str()),
-        });
-        self.records.commit(&batch).map_err(kernel_fault)?;
-        *table = after;
-        Ok(true)
+        Ok(changed)
     }
 
     /// Says that an archive of the layer is under way.
@@ -164,51 +181,71 @@ impl Holds {
 mod tests {
     use super::*;
 
+    fn id(text: &str) -> LayerId {
+        LayerId::new(text).unwrap()
+    }
+
     #[test]
     fn counts_are_there_after_reopening_and_void_for_a_new_engine() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("r");
-        let (a, b) = (LayerId::new("a").unwrap(), LayerId::new("b").unwrap());
-        let mounted = Hold {
+        let path = folder.path().join("holds");
+        let files = || std::fs::read_dir(&path).unwrap().count();
+        let (a, b, c) = (id("a"), id("b"), id("c"));
+        let twice = Hold {
             count: 2,
-            mounted: true,
-            inherited: false,
+            ..Hold::MOUNTED_ONCE
+        };
+        let plain = Hold {
+            count: 1,
+            ..Hold::default()
         };
         {
-            let holds = Holds::open(Arc::new(Records::open(&path).unwrap())).unwrap();
-            holds.set(&a, Some(mounted)).unwrap();
-            holds
-                .set(
-                    &b,
-                    Some(Hold {
-                        count: 1,
-                        ..Hold::default()
-                    }),
-                )
-                .unwrap();
+            let holds = Holds::open(&path, &[]).unwrap();
+            holds.set(&a, Some(Hold::MOUNTED_ONCE)).unwrap();
+            assert_eq!(files(), 0);
+            holds.set(&a, Some(twice)).unwrap();
+            holds.set(&b, Some(plain)).unwrap();
+            holds.set(&c, Some(twice)).unwrap();
+            assert_eq!(files(), 3);
         }
-        let holds = Holds::open(Arc::new(Records::open(&path).unwrap())).unwrap();
-        assert_eq!(holds.get(&a), Some(mounted));
+        std::fs::write(path.join("torn"), "").unwrap();
+        // `c` is not mounted any more, `d` is and nobody wrote it down.
+        let holds = Holds::open(&path, &[a.clone(), id("d")]).unwrap();
+        assert_eq!(files(), 2);
+        let expected = [(a.clone(), twice), (b, plain), (id("d"), Hold::MOUNTED_ONCE)];
+        assert_eq!(holds.list(), expected);
         assert!(holds.void().unwrap());
         assert!(!holds.void().unwrap());
-        assert_eq!(
-            holds.list(),
-            [(
-                a,
-                Hold {
-                    count: 0,
-                    mounted: true,
-                    inherited: true
-                }
-            )]
-        );
+        let inherited = Hold {
+            count: 0,
+            mounted: true,
+            inherited: true,
+        };
+        assert_eq!(holds.list(), [(a.clone(), inherited), (id("d"), inherited)]);
+        holds.set(&a, None).unwrap();
+        assert_eq!(files(), 1);
+    }
+
+    #[test]
+    fn a_hold_is_read_as_it_was_written_and_nothing_else_is() {
+        for (count, mounted, inherited) in [(0, true, true), (u64::MAX, false, false), (3, true, false)] {
+            let hold = Hold {
+                count,
+                mounted,
+                inherited,
+            };
+            assert_eq!(Hold::decode(&hold.encode()), Some(hold));
+        }
+        for text in ["", "1 mi\n", "00000000000000000001 xx\n", "\0\0\0"] {
+            assert_eq!(Hold::decode(text), None, "{text:?}");
+        }
     }
 
     #[test]
     fn a_stream_is_told_while_it_lives() {
         let folder = tempfile::tempdir().unwrap();
-        let holds = Holds::open(Arc::new(Records::open(&folder.path().join("r")).unwrap())).unwrap();
-        let id = LayerId::new("a").unwrap();
+        let holds = Holds::open(&folder.path().join("holds"), &[]).unwrap();
+        let id = id("a");
         let (one, two) = (holds.stream(&id), holds.stream(&id));
         drop(one);
         assert!(holds.is_streaming(&id));

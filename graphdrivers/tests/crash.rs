@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 
-use common::{alone, archive, file, fill, id, layer, mounted_below, open};
+use common::{alone, archive, file, fill, id, layer, mounted_below, open, try_open};
 use plugin_api::Fault;
 use plugin_api::graph::{GraphInit, GraphPlugin};
 
@@ -38,7 +38,7 @@ fn live(plugin: &dyn GraphPlugin) {
 
 fn nothing_left(state: &Path) {
     assert_eq!(mounted_below(state), 0);
-    for folder in ["layers", "staging", "mounts", "views"] {
+    for folder in ["layers", "staging", "mounts", "views", "holds"] {
         let names: Vec<_> = fs::read_dir(state.join(folder)).unwrap().flatten().collect();
         assert!(names.is_empty(), "{folder} holds {names:?}");
     }
@@ -51,7 +51,7 @@ fn child() {
         return;
     };
     let state = Path::new(&state);
-    let plugin = graphdrivers::open_overlay(state).or_else(|_| graphdrivers::open_overlay(state));
+    let plugin = try_open(state).or_else(|_| try_open(state));
     live(&*plugin.unwrap());
 }
 

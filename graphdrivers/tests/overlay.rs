@@ -272,7 +272,7 @@ fn holds_and_mounts_survive_a_restart() {
         plugin.create_read_write(&layer("c", "base")).unwrap();
         let path = plugin.get(&id("c"), "").unwrap();
         plugin.get(&id("c"), "").unwrap();
-        let twice = graphdrivers::open_overlay(state).map(drop).unwrap_err();
+        let twice = graphdrivers::open_store(state, "overlay").map(drop).unwrap_err();
         assert_eq!(twice.kind, FaultKind::InUse);
         assert!(
             twice.sentence().contains("another longshore"),
@@ -367,7 +367,9 @@ fn a_broken_archive_leaves_an_empty_layer_and_a_retry_fills_it() {
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         assert_eq!(fill(&*plugin, "x", "base", &whole).unwrap(), 5001);
         assert_eq!(fill(&*plugin, "x", "base", &whole).unwrap(), 5001);
+        let path = plugin.metadata(&id("x")).unwrap()["UpperDir"].clone();
         assert_eq!(fs::read_dir(&path).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(state.join("layers")).unwrap().count(), 2);
         assert_eq!(fs::read_dir(state.join("staging")).unwrap().count(), 0);
     });
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 
-use common::alone;
+use common::{alone, try_open_snapshots};
 use plugin_api::snapshot::{LabelChange, Labels, SnapshotKey, SnapshotKind, SnapshotMount, Snapshotter};
 use plugin_api::{Fault, FaultKind};
 
@@ -76,8 +76,7 @@ fn child() {
         return;
     };
     let state = Path::new(&state);
-    let store = graphdrivers::open_overlay_snapshots(state);
-    let store = store.or_else(|_| graphdrivers::open_overlay_snapshots(state));
+    let store = try_open_snapshots(state).or_else(|_| try_open_snapshots(state));
     live(&*store.unwrap());
 }
 
@@ -95,7 +94,7 @@ fn run_child(state: &Path, fault: &str) -> std::process::Output {
 
 /// Opens what a death left: records and folders agree, committed content is whole, and it lives on.
 fn after(state: &Path) {
-    let store = graphdrivers::open_overlay_snapshots(state).unwrap();
+    let store = try_open_snapshots(state).unwrap();
     let all = store.list().unwrap();
     let layers = || fs::read_dir(state.join("layers")).unwrap().count();
     let with_layers = all.iter().filter(|info| info.kind != SnapshotKind::View).count();

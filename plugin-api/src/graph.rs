@@ -1,8 +1,7 @@
 //! Layers: copy-on-write file trees, each a delta over one parent.
 //!
-//! Two traits. [`GraphDriver`] is what a back end (overlay, device-mapper) implements: it keeps layers
-//! and says **how to mount** one, never where. [`GraphPlugin`] is Docker's door, `GraphDriver.*` on the
-//! wire: it mounts, counts holds and streams archives, and is built once over any back end.
+//! [`GraphPlugin`] is Docker's door, `GraphDriver.*` on the wire: it mounts, counts holds and streams archives.
+//! How layers are kept is the drivers' own affair.
 //!
 //! # First layer
 //! `create` an image layer without a parent, `apply` an archive to it. Next layer: `create` with the
@@ -16,60 +15,6 @@ use std::path::PathBuf;
 use crate::fault::Fault;
 use crate::id::LayerId;
 use crate::{Done, Options};
-
-/// What a layer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayerKind {
-    /// Filled once by an archive, then only read.
-    Image,
-    /// Written by a container.
-    Container,
-}
-
-/// A layer to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerSpec {
-    /// Its id, chosen by the engine.
-    pub id: LayerId,
-    /// The layer below it.
-    pub parent: Option<LayerId>,
-    /// What it is for.
-    pub kind: LayerKind,
-    /// Largest size in bytes of what is written into it.
-    pub quota: Option<u64>,
-    /// SELinux label its mounts carry.
-    pub label: Option<String>,
-}
-
-/// How to mount a layer; the caller chooses where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MountSpec {
-    /// A single directory, no mount needed.
-    Directory {
-        /// The layer's own tree.
-        path: PathBuf,
-    },
-    /// An overlay.
-    Overlay {
-        /// Lower directories, top first.
-        lowers: Vec<PathBuf>,
-        /// Upper and work directory; `None` mounts read-only.
-        upper: Option<(PathBuf, PathBuf)>,
-        /// SELinux label.
-        label: Option<String>,
-    },
-}
-
-/// What the store knows of a layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerInfo {
-    /// Its id.
-    pub id: LayerId,
-    /// The layer below it.
-    pub parent: Option<LayerId>,
-    /// What it is for.
-    pub kind: LayerKind,
-}
 
 /// What a layer holds itself, without its parents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -99,57 +44,6 @@ pub struct Change {
     /// How it differs.
     pub kind: ChangeKind,
 }
-
-/// What a back end can do on this host: rows for people, with reasons.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Probe {
-    /// `("Backing Filesystem", "extfs")`, `("New Mount API", "yes")`…
-    pub rows: Vec<(String, String)>,
-}
-
-/// A back end that keeps layers. Blocking on purpose: mounts, ioctls and tar all block, and the server
-/// runs every verb on its blocking pool.
-pub trait GraphDriver: Send + Sync {
-    /// The driver's name in messages: `overlay`.
-    fn name(&self) -> &'static str;
-    /// What this host can do.
-    fn probe(&self) -> Result<Probe, Fault>;
-    /// Makes an empty layer. The same layer again is [`Done::AlreadySo`]; another one of that id is
-    /// `AlreadyExists`, a missing parent `NotFound`.
-    fn create(&self, spec: &LayerSpec) -> Result<Done, Fault>;
-    /// How to mount the layer. Repeatable.
-    fn mounts(&self, id: &LayerId) -> Result<Vec<MountSpec>, Fault>;
-    /// Removes the layer; an unknown one is [`Done::AlreadySo`], one with children `InUse`.
-    fn remove(&self, id: &LayerId) -> Result<Done, Fault>;
-    /// The layer, or `NotFound`.
-    fn stat(&self, id: &LayerId) -> Result<LayerInfo, Fault>;
-    /// Every layer.
-    fn list(&self) -> Result<Vec<LayerInfo>, Fault>;
-    /// What the layer holds itself.
-    fn usage(&self, id: &LayerId) -> Result<Usage, Fault>;
-    /// Directories of the layer, under the keys that tools read (`UpperDir`, `LowerDir`…).
-    fn metadata(&self, id: &LayerId) -> Result<BTreeMap<String, String>, Fault>;
-    /// Returns when what was removed takes no more space.
-    fn settle(&self) -> Result<(), Fault> {
-        Ok(())
-    }
-    /// The way in and out of archives that needs no mount, if the back end has one for this pair.
-    fn native_diff(&self) -> Option<&dyn NativeDiff> {
-        None
-    }
-}
-
-/// Archives straight from and to a back end's own directories.
-pub trait NativeDiff: Send + Sync {
-    /// Writes the layer as an uncompressed tar with AUFS-style whiteouts.
-    fn diff(&self, id: &LayerId, out: &mut dyn Write) -> Result<(), Fault>;
-    /// Changed paths against the direct parent, sorted.
-    fn changes(&self, id: &LayerId) -> Result<Vec<Change>, Fault>;
-    /// Unpacks an uncompressed tar into an image layer and returns the bytes it holds.
-    fn apply(&self, id: &LayerId, archive: &mut dyn Read) -> Result<u64, Fault>;
-}
-
-// === Docker's door ===
 
 /// `GraphDriver.Init`: sent once at every start of an engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

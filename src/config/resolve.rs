@@ -61,10 +61,12 @@ pub(crate) struct Instance {
     pub(crate) kind: Kind,
     /// Which driver.
     pub(crate) driver: String,
-    /// Its own folder.
+    /// Its own folder; doors to layers share that of their name.
     pub(crate) state: PathBuf,
     /// Its own folder for what ends with the boot.
     pub(crate) runtime: PathBuf,
+    /// Where an earlier longshore kept a snapshotter's layers.
+    pub(crate) former: Option<PathBuf>,
 }
 
 /// The configuration, checked.
@@ -144,6 +146,13 @@ impl Config {
         let mut snapshotters = BTreeMap::new();
         for (name, driver) in file.snapshot.into_iter().filter(|_| wanted(Kind::Snapshot)) {
             let instance = instance(Kind::Snapshot, &name, driver, (&state, &runtime))?;
+            let graph = plugins
+                .get(&name)
+                .and_then(|all| all.iter().find(|one| one.kind == Kind::Graph));
+            ensure!(
+                graph.is_none_or(|graph| graph.driver == instance.driver),
+                "[snapshot.{name}] and [graph.{name}] share their layers and must name one driver"
+            );
             snapshotters.insert(name, instance);
         }
         ensure!(
@@ -199,11 +208,17 @@ fn instance(
             kind.drivers().join(", ")
         );
     }
+    let own = state.join(kind.as_str()).join(name);
+    let (state, former) = match kind {
+        Kind::Snapshot => (state.join(Kind::Graph.as_str()).join(name), Some(own)),
+        _ => (own, None),
+    };
     Ok(Instance {
         kind,
         driver: driver.driver,
-        state: state.join(kind.as_str()).join(name),
+        state,
         runtime: runtime.join(kind.as_str()).join(name),
+        former,
     })
 }
 
@@ -245,8 +260,11 @@ mod tests {
         let config = resolve(text).unwrap();
         assert_eq!(config.plugins["a"].len(), 1);
         assert_eq!(config.snapshots, Path::new("/run/longshore"));
-        let state = Path::new("/var/lib/longshore/snapshot/a");
+        let state = Path::new("/var/lib/longshore/graph/a");
         assert_eq!(config.snapshotters["a"].state, state);
+        assert_eq!(config.plugins["a"][0].state, state);
+        let former = Path::new("/var/lib/longshore/snapshot/a");
+        assert_eq!(config.snapshotters["a"].former.as_deref(), Some(former));
         let alone = resolve("[snapshot.a]\ndriver=\"overlay\"").unwrap();
         assert!(alone.plugins.is_empty());
         let told = resolve(&format!("snapshots = \"/run/docker/plugins\"\n{text}")).unwrap_err();

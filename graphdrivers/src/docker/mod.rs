@@ -1,4 +1,4 @@
-//! Docker's door to a back end: mounts, counts of holds, archives.
+//! Docker's door to the store: mounts, counts of holds, archives.
 //!
 //! No lock is held across an archive, for an engine reads one layer while it writes the next. What must
 //! not happen meanwhile (a removal) is refused as in use.
@@ -6,41 +6,43 @@
 mod options;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kernel::fsutil::{self, Lock};
+use kernel::fsutil;
 use kernel::mount::{self, Mounts, Overlay};
-use kernel::record::Records;
-use plugin_api::graph::{
-    Change, GraphDriver, GraphInit, GraphPlugin, LayerKind, LayerSpec, MountSpec, NativeDiff, NewLayer,
-};
+use kernel::record::Batch;
+use plugin_api::graph::{Change, GraphInit, GraphPlugin, NewLayer};
 use plugin_api::id::LayerId;
 use plugin_api::{Done, Fault, FaultKind, Undo};
 
 use crate::archive::walk;
+use crate::backend::{Native, Stack, View};
 use crate::holds::{Hold, Holds};
 use crate::kernel_fault;
 use crate::keyed::Keyed;
+use crate::store::{Fresh, Number, Store, names};
 
-/// Docker's graph plugin over a back end.
+/// Docker's graph plugin over the store.
 ///
 /// ```text
 /// STATE/mounts/ID   where a held layer is mounted
+/// STATE/holds/ID    how often it is held, where that is not once
 /// STATE/views/N     read-only mounts of one comparison
 /// ```
 #[derive(Debug)]
-pub struct Door<D> {
-    driver: D,
+pub struct Door {
+    store: Arc<Store>,
     state: PathBuf,
+    /// Which layer an id means. Changes of one id are made by one caller at a time: `locks`.
+    names: Mutex<HashMap<LayerId, Number>>,
     holds: Holds,
+    /// A child is locked before its parent, never the other way round.
     locks: Keyed<LayerId>,
     next_view: AtomicU64,
-    // Last: everything above is closed before the state folder is let go.
-    _lock: Lock,
 }
 
 /// Removes the mountpoints that nothing is mounted on.
@@ -54,81 +56,130 @@ fn sweep(path: &Path, kept: &[PathBuf]) -> Result<(), Fault> {
     Ok(())
 }
 
-impl<D: GraphDriver> Door<D> {
-    /// Opens the door over `state`, which `lock` keeps for this process, and makes records and mounts
-    /// agree.
-    pub fn open(driver: D, state: &Path, records: Arc<Records>, lock: Lock) -> Result<Self, Fault> {
+/// The layers at whose mountpoints an overlay is mounted. What else is mounted in our folders goes.
+fn reconcile(state: &Path, names: &HashMap<LayerId, Number>) -> Result<Vec<LayerId>, Fault> {
+    let mounts = Mounts::read().map_err(kernel_fault)?;
+    let (ours, views) = (state.join("mounts"), state.join("views"));
+    let (mut kept, mut layers) = (Vec::new(), Vec::new());
+    for mount in mounts.under(&ours).chain(mounts.under(&views)) {
+        let target = &mount.target;
+        if *target == ours || *target == views || kept.contains(target) {
+            continue;
+        }
+        let name = target.strip_prefix(&ours).ok().and_then(Path::to_str);
+        let id = name.and_then(|name| LayerId::new(name).ok());
+        match id.filter(|id| names.contains_key(id) && mount.kind == "overlay") {
+            Some(id) => {
+                kept.push(target.clone());
+                layers.push(id);
+            }
+            None => {
+                tracing::info!(target = %target.display(), "unmount what nobody holds");
+                mount::unmount_detached(target).map_err(kernel_fault)?;
+            }
+        }
+    }
+    for folder in [ours, views] {
+        sweep(&folder, &kept)?;
+    }
+    Ok(layers)
+}
+
+impl Door {
+    /// Opens the door, takes over the mounts of an earlier process and removes what nobody holds.
+    pub fn open(store: Arc<Store>) -> Result<Self, Fault> {
+        let state = store.state().to_owned();
         for name in ["mounts", "views"] {
             fsutil::make_dir(&state.join(name), 0o700).map_err(kernel_fault)?;
         }
-        let door = Self {
-            driver,
-            state: state.to_owned(),
-            holds: Holds::open(records)?,
+        let names = names::load(store.records())?;
+        let mounted = reconcile(&state, &names)?;
+        Ok(Self {
+            names: Mutex::new(names),
+            holds: Holds::open(&state.join("holds"), &mounted)?,
+            store,
+            state,
             locks: Keyed::default(),
             next_view: AtomicU64::new(0),
-            _lock: lock,
+        })
+    }
+
+    fn names(&self) -> MutexGuard<'_, HashMap<LayerId, Number>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known(&self, id: &LayerId) -> Option<Number> {
+        self.names().get(id).copied()
+    }
+
+    fn number(&self, id: &LayerId) -> Result<Number, Fault> {
+        self.known(id)
+            .ok_or_else(|| Fault::not_found(format!("layer {id} does not exist")))
+    }
+
+    fn stack(&self, id: &LayerId) -> Result<Stack, Fault> {
+        self.store.stack(self.number(id)?)
+    }
+
+    /// Refuses to touch a layer that others of Docker's lie upon, by their names.
+    fn no_child(&self, what: &str, id: &LayerId, number: Number) -> Result<(), Fault> {
+        let Some(child) = self.store.child(number) else {
+            return Ok(());
         };
-        door.reconcile()?;
-        Ok(door)
+        let names = self.names();
+        let name = names.iter().find(|(_, number)| **number == child);
+        let name = name.map_or_else(|| format!("number {child}"), |(name, _)| name.to_string());
+        Err(Fault::in_use(format!(
+            "{what} layer {id}: layer {name} lies upon it"
+        )))
     }
 
     fn mountpoint(&self, id: &LayerId) -> PathBuf {
         self.state.join("mounts").join(id.as_str())
     }
 
-    fn reconcile(&self) -> Result<(), Fault> {
-        let mounts = Mounts::read().map_err(kernel_fault)?;
-        let mut kept: Vec<PathBuf> = Vec::new();
-        for (id, hold) in self.holds.list() {
-            let path = self.mountpoint(&id);
-            let known = self.driver.stat(&id).is_ok();
-            if known && (!hold.mounted || mounts.at(&path).is_some()) {
-                kept.push(path);
-            } else {
-                tracing::info!(layer = id.as_str(), "forget holds of a layer that is not mounted");
-                self.holds.set(&id, None)?;
+    fn make(&self, layer: &NewLayer, writable: bool) -> Result<Done, Fault> {
+        let id = &layer.id;
+        if layer.parent.as_ref() == Some(id) {
+            return Err(Fault::invalid(format!("create layer {id}: it is its own parent")));
+        }
+        let limit = options::quota(&layer.options)?;
+        let _me = self.locks.hold(id);
+        let _parent = layer.parent.as_ref().map(|parent| self.locks.hold(parent));
+        let parent = layer
+            .parent
+            .as_ref()
+            .map(|parent| self.number(parent))
+            .transpose()?;
+        if let Some(old) = self.known(id) {
+            let row = self.store.row(old);
+            if row.is_some_and(|row| row.parent == parent && row.writable == writable) {
+                return Ok(Done::AlreadySo);
             }
+            let message = format!("create layer {id}: another layer of that id exists");
+            return Err(Fault::already_exists(message));
         }
-        let (ours, views) = (self.state.join("mounts"), self.state.join("views"));
-        for mount in mounts.under(&ours).chain(mounts.under(&views)) {
-            if !kept.contains(&mount.target) && mount.target != ours && mount.target != views {
-                tracing::info!(target = %mount.target.display(), "unmount what nobody holds");
-                mount::unmount_detached(&mount.target).map_err(kernel_fault)?;
-            }
-        }
-        for folder in [ours, views] {
-            sweep(&folder, &kept)?;
-        }
-        Ok(())
-    }
-
-    fn make(&self, layer: &NewLayer, kind: LayerKind) -> Result<Done, Fault> {
-        let spec = LayerSpec {
-            id: layer.id.clone(),
-            parent: layer.parent.clone(),
-            kind,
-            quota: options::quota(&layer.options)?,
-            label: Some(layer.mount_label.clone()).filter(|label| !label.is_empty()),
+        let fresh = Fresh {
+            parent,
+            writable,
+            label: Some(layer.mount_label.clone()),
+            limit,
         };
-        self.driver.create(&spec)
+        let made = self
+            .store
+            .create(&fresh, |batch, number| names::put(batch, id.as_str(), number));
+        let number = made.map_err(|fault| {
+            let message = format!("create layer {}", id.short());
+            Fault::new(fault.kind, message).because(fault)
+        })?;
+        self.names().insert(id.clone(), number);
+        Ok(Done::Changed)
     }
 
-    /// The one mount of a layer.
-    fn spec(&self, id: &LayerId) -> Result<MountSpec, Fault> {
-        let mut specs = self.driver.mounts(id)?;
-        match specs.pop() {
-            Some(spec) if specs.is_empty() => Ok(spec),
-            _ => Err(Fault::internal(format!(
-                "mount layer {id}: its back end names not one mount"
-            ))),
-        }
-    }
-
-    /// The first hold: the record, the folder, the mount.
+    /// The first hold: the folder, the mount.
     fn show(&self, id: &LayerId, label: &str) -> Result<PathBuf, Fault> {
-        let (lowers, upper, own_label) = match self.spec(id)? {
-            MountSpec::Directory { path } => {
+        let (lowers, upper, own_label) = match self.store.view(self.number(id)?)? {
+            View::Directory { path } => {
                 let hold = Hold {
                     count: 1,
                     ..Hold::default()
@@ -136,22 +187,13 @@ impl<D: GraphDriver> Door<D> {
                 self.holds.set(id, Some(hold))?;
                 return Ok(path);
             }
-            MountSpec::Overlay { lowers, upper, label } => (lowers, upper, label),
+            View::Overlay { lowers, upper, label } => (lowers, upper, label),
         };
         let label = Some(label)
             .filter(|label| !label.is_empty())
             .or(own_label.as_deref());
         let path = self.mountpoint(id);
-        self.holds.set(
-            id,
-            Some(Hold {
-                count: 1,
-                mounted: true,
-                inherited: false,
-            }),
-        )?;
         let mut undo = Undo::new();
-        undo.push("forget the hold", || self.holds.set(id, None));
         if let Err(error) = fsutil::make_dir(&path, 0o700) {
             return Err(undo.unwind(kernel_fault(error)));
         }
@@ -169,6 +211,7 @@ impl<D: GraphDriver> Door<D> {
             return Err(undo.unwind(Fault::new(cause.kind, message).because(cause)));
         }
         undo.keep();
+        self.holds.set(id, Some(Hold::MOUNTED_ONCE))?;
         Ok(path)
     }
 
@@ -204,18 +247,19 @@ impl<D: GraphDriver> Door<D> {
     }
 
     /// The back end's own way, where it has one and `parent` is what lies directly below.
-    fn native(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<Option<&dyn NativeDiff>, Fault> {
-        if self.driver.stat(id)?.parent.as_ref() == parent {
-            return Ok(self.driver.native_diff());
-        }
-        if let Some(parent) = parent {
-            self.driver.stat(parent)?;
+    fn native(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<Option<(&dyn Native, Stack)>, Fault> {
+        let number = self.number(id)?;
+        let parent = parent.map(|parent| self.number(parent)).transpose()?;
+        if self.store.row(number).is_some_and(|row| row.parent == parent)
+            && let Some(native) = self.store.backend().native()
+        {
+            return Ok(Some((native, self.store.stack(number)?)));
         }
         Ok(None)
     }
 }
 
-impl<D: GraphDriver> GraphPlugin for Door<D> {
+impl GraphPlugin for Door {
     fn init(&self, init: &GraphInit) -> Result<Done, Fault> {
         if !init.uid_maps.is_empty() || !init.gid_maps.is_empty() {
             let message =
@@ -233,19 +277,21 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
     }
 
     fn status(&self) -> Result<Vec<(String, String)>, Fault> {
-        let mut rows = self.driver.probe()?.rows;
-        rows.insert(0, ("Back End".into(), self.driver.name().into()));
+        let backend = self.store.backend();
+        let mut rows = vec![("Back End".to_owned(), backend.name().to_owned())];
+        rows.extend(backend.status(&self.state)?);
+        rows.push(("Layers".into(), self.names().len().to_string()));
         let mounted = self.holds.list().iter().filter(|(_, hold)| hold.mounted).count();
         rows.push(("Mounted Layers".into(), mounted.to_string()));
         Ok(rows)
     }
 
     fn create(&self, layer: &NewLayer) -> Result<Done, Fault> {
-        self.make(layer, LayerKind::Image)
+        self.make(layer, false)
     }
 
     fn create_read_write(&self, layer: &NewLayer) -> Result<Done, Fault> {
-        self.make(layer, LayerKind::Container)
+        self.make(layer, true)
     }
 
     fn get(&self, id: &LayerId, mount_label: &str) -> Result<PathBuf, Fault> {
@@ -259,9 +305,9 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
         let path = if hold.mounted {
             self.mountpoint(id)
         } else {
-            match self.spec(id)? {
-                MountSpec::Directory { path } => path,
-                MountSpec::Overlay { .. } => {
+            match self.store.view(self.number(id)?)? {
+                View::Directory { path } => path,
+                View::Overlay { .. } => {
                     let message = format!("get layer {id}: it is held as a folder and is an overlay");
                     return Err(Fault::new(FaultKind::Corrupt, message));
                 }
@@ -287,11 +333,7 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
     }
 
     fn exists(&self, id: &LayerId) -> Result<bool, Fault> {
-        match self.driver.stat(id) {
-            Ok(_) => Ok(true),
-            Err(fault) if fault.kind == FaultKind::NotFound => Ok(false),
-            Err(fault) => Err(fault),
-        }
+        Ok(self.known(id).is_some())
     }
 
     fn remove(&self, id: &LayerId) -> Result<Done, Fault> {
@@ -310,14 +352,22 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
             None => {}
         }
         self.remove_mountpoint(id)?;
-        self.driver.remove(id)
+        let Some(number) = self.known(id) else {
+            return Ok(Done::AlreadySo);
+        };
+        self.no_child("remove", id, number)?;
+        self.store.remove(number, names::delete(Batch::new(), id))?;
+        self.names().remove(id);
+        Ok(Done::Changed)
     }
 
     fn metadata(&self, id: &LayerId) -> Result<BTreeMap<String, String>, Fault> {
-        let mut rows = self.driver.metadata(id)?;
-        let merged = match self.spec(id)? {
-            MountSpec::Directory { path } => path,
-            MountSpec::Overlay { .. } => self.mountpoint(id),
+        let stack = self.stack(id)?;
+        let backend = self.store.backend();
+        let mut rows: BTreeMap<String, String> = backend.metadata(&stack).into_iter().collect();
+        let merged = match backend.view(&stack) {
+            View::Directory { path } => path,
+            View::Overlay { .. } => self.mountpoint(id),
         };
         rows.insert("MergedDir".into(), merged.to_string_lossy().into_owned());
         Ok(rows)
@@ -325,8 +375,8 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
 
     fn changes(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<Vec<Change>, Fault> {
         let _stream = self.holds.stream(id);
-        if let Some(native) = self.native(id, parent)? {
-            return native.changes(id);
+        if let Some((native, stack)) = self.native(id, parent)? {
+            return native.changes(&stack);
         }
         let new = self.view(id)?;
         let old = parent.map(|parent| self.view(parent)).transpose()?;
@@ -335,8 +385,8 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
 
     fn diff(&self, id: &LayerId, parent: Option<&LayerId>, out: &mut dyn Write) -> Result<(), Fault> {
         let _stream = self.holds.stream(id);
-        if let Some(native) = self.native(id, parent)? {
-            return native.diff(id, out);
+        if let Some((native, stack)) = self.native(id, parent)? {
+            return native.diff(&stack, out);
         }
         let new = self.view(id)?;
         let old = parent.map(|parent| self.view(parent)).transpose()?;
@@ -350,7 +400,7 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
     fn diff_size(&self, id: &LayerId, parent: Option<&LayerId>) -> Result<u64, Fault> {
         let _stream = self.holds.stream(id);
         if self.native(id, parent)?.is_some() {
-            return self.driver.usage(id).map(|usage| usage.bytes);
+            return self.store.usage(self.number(id)?).map(|usage| usage.bytes);
         }
         let new = self.view(id)?;
         let old = parent.map(|parent| self.view(parent)).transpose()?;
@@ -363,21 +413,25 @@ impl<D: GraphDriver> GraphPlugin for Door<D> {
         parent: Option<&LayerId>,
         archive: &mut dyn Read,
     ) -> Result<u64, Fault> {
-        let stream = {
+        let (number, _stream) = {
             let _me = self.locks.hold(id);
+            let number = self.number(id)?;
             if self.holds.get(id).is_some() || self.holds.is_streaming(id) {
                 return Err(Fault::in_use(format!("apply to layer {id}: it is held")));
             }
-            self.holds.stream(id)
+            self.no_child("apply to", id, number)?;
+            (number, self.holds.stream(id))
         };
-        let result = match self.native(id, parent)? {
-            Some(native) => native.apply(id, archive),
-            None => Err(Fault::invalid(format!(
+        let below = parent.map(|parent| self.number(parent)).transpose()?;
+        if self.store.row(number).is_none_or(|row| row.parent != below) {
+            return Err(Fault::invalid(format!(
                 "apply to layer {id}: the archive is not against the layer directly below it"
-            ))),
-        };
-        drop(stream);
-        result
+            )));
+        }
+        let rename = |batch, number| names::put(batch, id.as_str(), number);
+        let (number, usage) = self.store.fill(number, archive, rename)?;
+        self.names().insert(id.clone(), number);
+        Ok(usage.bytes)
     }
 
     fn cleanup(&self) -> Result<Done, Fault> {

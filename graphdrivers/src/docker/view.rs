@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use kernel::fsutil::{self, Folder};
 use kernel::mount::{self, Overlay};
 use plugin_api::Fault;
-use plugin_api::graph::{GraphDriver, MountSpec};
 use plugin_api::id::LayerId;
 
 use super::Door;
+use crate::backend;
 use crate::holds::Stream;
 use crate::kernel_fault;
 
@@ -44,7 +44,7 @@ impl Drop for OwnMount {
     }
 }
 
-impl<D: GraphDriver> Door<D> {
+impl Door {
     /// Shows a layer read-only; one that is mounted anyway is looked at where it is.
     pub(super) fn view(&self, id: &LayerId) -> Result<View<'_>, Fault> {
         let _me = self.locks.hold(id);
@@ -61,9 +61,9 @@ impl<D: GraphDriver> Door<D> {
         if self.holds.get(id).is_some_and(|hold| hold.mounted) {
             return shown(&self.mountpoint(id), None, stream);
         }
-        let (mut lowers, upper) = match self.spec(id)? {
-            MountSpec::Directory { path } => return shown(&path, None, stream),
-            MountSpec::Overlay { lowers, upper, .. } => (lowers, upper),
+        let (mut lowers, upper) = match self.store.view(self.number(id)?)? {
+            backend::View::Directory { path } => return shown(&path, None, stream),
+            backend::View::Overlay { lowers, upper, .. } => (lowers, upper),
         };
         if let Some((upper, _)) = upper {
             lowers.insert(0, upper);

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use kernel::fsutil::{Folder, filesystem_name, get_xattr, set_xattr};
 use kernel::mount::has_layer_options;
-use plugin_api::graph::Probe;
 use plugin_api::{Fault, FaultKind};
 
 use crate::archive::OPAQUE_XATTR;
@@ -36,7 +35,7 @@ pub(super) fn require(scratch: &Path) -> Result<(), Fault> {
 }
 
 /// Rows for people.
-pub(super) fn rows(state: &Path, layers: usize) -> Result<Probe, Fault> {
+pub(super) fn rows(state: &Path) -> Result<Vec<(String, String)>, Fault> {
     let yes = |yes: bool| if yes { "true" } else { "false" }.to_owned();
     let backing = filesystem_name(state).map_err(kernel_fault)?;
     let rows = [
@@ -45,8 +44,9 @@ pub(super) fn rows(state: &Path, layers: usize) -> Result<Probe, Fault> {
         ("Native Overlay Diff", yes(true)),
         ("Using metacopy", yes(false)),
         ("New Mount API", yes(has_layer_options())),
-        ("Layers", layers.to_string()),
     ];
-    let rows = rows.into_iter().map(|(key, value)| (key.to_owned(), value));
-    Ok(Probe { rows: rows.collect() })
+    Ok(rows
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect())
 }

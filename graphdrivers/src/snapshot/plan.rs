@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use plugin_api::Fault;
-use plugin_api::graph::MountSpec;
 use plugin_api::snapshot::{LONGEST_LABEL, LabelChange, Labels, SnapshotKey, SnapshotKind, SnapshotMount};
+
+use crate::backend::View;
 
 use super::store::{Snapshot, Snapshots};
 
@@ -81,9 +82,9 @@ pub(super) fn labels(before: &Labels, change: &LabelChange) -> Result<Labels, Fa
 }
 
 /// A mount for containerd to execute. `write`: as the layer's own, else only to look at it.
-pub(super) fn mount(spec: MountSpec, write: bool) -> Result<SnapshotMount, Fault> {
+pub(super) fn mount(spec: View, write: bool) -> Result<SnapshotMount, Fault> {
     let (mut lowers, upper) = match spec {
-        MountSpec::Directory { path } => {
+        View::Directory { path } => {
             let options = ["rbind", if write { "rw" } else { "ro" }];
             return Ok(SnapshotMount {
                 kind: "bind".to_owned(),
@@ -91,7 +92,7 @@ pub(super) fn mount(spec: MountSpec, write: bool) -> Result<SnapshotMount, Fault
                 options: options.map(str::to_owned).to_vec(),
             });
         }
-        MountSpec::Overlay { lowers, upper, .. } => (lowers, upper),
+        View::Overlay { lowers, upper, .. } => (lowers, upper),
     };
     let mut options = vec!["index=off".to_owned()];
     match upper {
@@ -113,7 +114,7 @@ pub(super) fn mount(spec: MountSpec, write: bool) -> Result<SnapshotMount, Fault
 }
 
 /// A path as it stands among mount options, which cannot be quoted in all the places they go through.
-fn text(path: &Path) -> Result<&str, Fault> {
+pub(super) fn text(path: &Path) -> Result<&str, Fault> {
     let plain = path.to_str().filter(|text| !text.contains([':', ',', '\\']));
     plain.ok_or_else(|| {
         Fault::unsupported(format!(
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_look_at_a_written_layer_has_no_upper_folder() {
-        let spec = || MountSpec::Overlay {
+        let spec = || View::Overlay {
             lowers: vec!["/s/1".into()],
             upper: Some(("/s/2".into(), "/s/w".into())),
             label: None,
@@ -213,7 +214,7 @@ mod tests {
             write.options[1..],
             ["workdir=/s/w", "upperdir=/s/2", "lowerdir=/s/1"]
         );
-        let odd = MountSpec::Directory { path: "/a,b".into() };
+        let odd = View::Directory { path: "/a,b".into() };
         assert_eq!(refused(mount(odd, true)), FaultKind::Unsupported);
     }
 

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kernel::record::{Batch, Damaged, Decoder, Encoder, Records};
 use plugin_api::Fault;
-use plugin_api::id::LayerId;
 use plugin_api::snapshot::{Labels, SnapshotInfo, SnapshotKey, SnapshotKind};
 
+use crate::store::Number;
 use crate::{damaged, kernel_fault};
 
 const SNAPSHOTS: &str = "snapshots";
@@ -20,7 +20,7 @@ pub(super) type Snapshots = BTreeMap<SnapshotKey, Snapshot>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Snapshot {
     /// Where its content is; a view has none of its own.
-    pub(super) layer: Option<LayerId>,
+    pub(super) layer: Option<Number>,
     pub(super) parent: Option<SnapshotKey>,
     pub(super) kind: SnapshotKind,
     pub(super) created: SystemTime,
@@ -47,7 +47,7 @@ impl Snapshot {
             SnapshotKind::Committed => 3,
         };
         let value = Encoder::new(VERSION)
-            .maybe(self.layer.as_ref().map(LayerId::as_str))
+            .maybe(self.layer.map(|layer| layer.to_string()).as_deref())
             .maybe(self.parent.as_ref().map(SnapshotKey::as_str))
             .number(kind);
         let value = put_time(put_time(value, self.created), self.updated);
@@ -60,8 +60,10 @@ impl Snapshot {
 
     fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
         let mut value = Decoder::new("snapshot", VERSION, bytes)?;
-        let layer = value.maybe()?.map(LayerId::new).transpose();
-        let layer = layer.map_err(|_| value.damaged())?;
+        let layer = match value.maybe()? {
+            None => None,
+            Some(text) => Some(Number::parse(&text).ok_or_else(|| value.damaged())?),
+        };
         let parent = value.maybe()?.map(SnapshotKey::new).transpose();
         let parent = parent.map_err(|_| value.damaged())?;
         let kind = match value.number()? {
@@ -108,24 +110,14 @@ pub(super) fn load(records: &Records) -> Result<Snapshots, Fault> {
     Ok(all)
 }
 
-/// Records `now`, and forgets the key it had `before`, in one step.
-pub(super) fn save(
-    records: &Records,
-    before: Option<&SnapshotKey>,
-    key: &SnapshotKey,
-    now: &Snapshot,
-) -> Result<(), Fault> {
-    let batch = match before {
-        Some(before) => Batch::new().delete(SNAPSHOTS, before.as_str()),
-        None => Batch::new(),
-    };
-    let batch = batch.put(SNAPSHOTS, key.as_str(), now.encode());
-    records.commit(&batch).map_err(kernel_fault)
+/// Records what a snapshot is now.
+pub(super) fn put(batch: Batch, key: &SnapshotKey, now: &Snapshot) -> Batch {
+    batch.put(SNAPSHOTS, key.as_str(), now.encode())
 }
 
-pub(super) fn forget(records: &Records, key: &SnapshotKey) -> Result<(), Fault> {
-    let batch = Batch::new().delete(SNAPSHOTS, key.as_str());
-    records.commit(&batch).map_err(kernel_fault)
+/// Forgets a key.
+pub(super) fn delete(batch: Batch, key: &SnapshotKey) -> Batch {
+    batch.delete(SNAPSHOTS, key.as_str())
 }
 
 #[cfg(test)]
@@ -135,7 +127,7 @@ mod tests {
     #[test]
     fn a_snapshot_is_read_as_it_was_written() {
         let snapshot = Snapshot {
-            layer: Some(LayerId::new("s7").unwrap()),
+            layer: Number::parse("s7"),
             parent: Some(SnapshotKey::new("a b/é").unwrap()),
             kind: SnapshotKind::Active,
             created: UNIX_EPOCH + Duration::new(1, 2),

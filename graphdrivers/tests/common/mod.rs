@@ -19,14 +19,14 @@ impl BackEnd {
     /// Behind Docker's door.
     pub(crate) fn graph(self, state: &Path) -> Result<Arc<dyn GraphPlugin>, Fault> {
         match self {
-            Self::Overlay => graphdrivers::open_overlay(state),
+            Self::Overlay => graphdrivers::graph_door(&graphdrivers::open_store(state, "overlay")?),
         }
     }
 
     /// Behind containerd's door.
     pub(crate) fn snapshots(self, state: &Path) -> Result<Arc<dyn Snapshotter>, Fault> {
         match self {
-            Self::Overlay => graphdrivers::open_overlay_snapshots(state),
+            Self::Overlay => graphdrivers::snapshot_door(&graphdrivers::open_store(state, "overlay")?),
         }
     }
 
@@ -72,8 +72,18 @@ pub(crate) fn alone(test: impl FnOnce(&Path) + Send) {
     });
 }
 
+/// Docker's door to a store of overlays.
+pub(crate) fn try_open(state: &Path) -> Result<Arc<dyn GraphPlugin>, Fault> {
+    BackEnd::Overlay.graph(state)
+}
+
 pub(crate) fn open(state: &Path) -> Arc<dyn GraphPlugin> {
-    graphdrivers::open_overlay(state).unwrap()
+    try_open(state).unwrap()
+}
+
+/// containerd's door to a store of overlays.
+pub(crate) fn try_open_snapshots(state: &Path) -> Result<Arc<dyn Snapshotter>, Fault> {
+    BackEnd::Overlay.snapshots(state)
 }
 
 pub(crate) fn id(text: &str) -> LayerId {
@@ -193,12 +203,7 @@ pub(crate) fn link<'a>(flag: u8, path: &'a str, link: &'a str) -> Raw<'a> {
 }
 
 /// A layer filled by an archive.
-pub(crate) fn fill(
-    plugin: &dyn GraphPlugin,
-    name: &str,
-    parent: &str,
-    bytes: &[u8],
-) -> Result<u64, plugin_api::Fault> {
+pub(crate) fn fill(plugin: &dyn GraphPlugin, name: &str, parent: &str, bytes: &[u8]) -> Result<u64, Fault> {
     plugin.create(&layer(name, parent))?;
     let parent = (!parent.is_empty()).then(|| id(parent));
     plugin.apply_diff(&id(name), parent.as_ref(), &mut &bytes[..])

@@ -4,6 +4,7 @@
 //! What comes from outside (archives, volumes) is only ever touched through [`Folder`]: by one name
 //! below an open directory, links never followed, magic links never, other mounts only where said.
 
+mod flusher;
 mod folder;
 mod trash;
 mod tree;
@@ -16,6 +17,7 @@ use std::path::Path;
 
 use rustix::fs::{self as sys, FlockOperation, Mode, OFlags, ResolveFlags};
 
+pub use flusher::Flusher;
 pub use folder::{Entry, Folder, Kind, Meta, Time, device, device_parts};
 pub use trash::Trash;
 pub use tree::{TreeUsage, remove_tree, tree_usage};
@@ -92,10 +94,15 @@ fn sync_parents(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Renames, replacing a file or an empty folder, and flushes both parents.
-pub fn rename_synced(from: &Path, to: &Path) -> Result<()> {
+/// Renames, replacing a file or an empty folder. A power cut may undo it.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fault::point("rename", &from.to_string_lossy())?;
-    sys::rename(from, to).context("rename", from)?;
+    sys::rename(from, to).context("rename", from)
+}
+
+/// As [`rename`], and flushes both parents.
+pub fn rename_synced(from: &Path, to: &Path) -> Result<()> {
+    rename(from, to)?;
     sync_parents(from, to)
 }
 
@@ -119,6 +126,15 @@ pub fn atomic_write(path: &Path, content: &[u8], bits: u32) -> Result<()> {
     sys::fchmod(&file, mode(bits)).context("chmod", &draft)?;
     file.sync_all().context("flush", &draft)?;
     rename_synced(&draft, path)
+}
+
+/// Writes a small file from its beginning, without emptying or flushing it: content that is always of one
+/// length survives the death of this process wholly or not at all, and a power cut maybe not.
+pub fn write_in_place(path: &Path, content: &[u8], bits: u32) -> Result<()> {
+    fault::point("write", &path.to_string_lossy())?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(sys::open(path, flags, mode(bits)).context("write", path)?);
+    file.write_all(content).context("write", path)
 }
 
 /// A folder that belongs to this process while the value lives.

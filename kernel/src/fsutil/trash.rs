@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Folder, make_dir, remove_tree, rename_synced};
+use super::{Folder, make_dir, remove_tree, rename, rename_synced};
 use crate::error::{Context, Result};
 
 /// First and longest pause before the thread tries again what it could not unlink.
@@ -65,9 +65,13 @@ impl Trash {
     }
 
     /// As [`Self::take`], for a path that no record speaks of and that nobody will use again: if it
-    /// cannot be moved aside now, the thread goes on trying to remove it where it is.
+    /// cannot be moved aside now, the thread goes on trying to remove it where it is. Nothing is flushed:
+    /// what a power cut brings back is swept by whoever knows the records.
     pub fn take_at_leisure(&self, path: &Path) {
-        let Err(error) = self.take(path) else { return };
+        let moved = rename(path, &self.free_place());
+        let Err(error) = moved else {
+            return self.sweep();
+        };
         if path.symlink_metadata().is_ok() {
             tracing::warn!(error = chain(&error), "will be removed later");
             let mut strays = self.shared.strays.lock().unwrap_or_else(PoisonError::into_inner);

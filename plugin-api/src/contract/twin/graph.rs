@@ -15,8 +15,17 @@ use std::sync::Mutex;
 use super::locked;
 use crate::Done;
 use crate::fault::{Fault, FaultKind};
-use crate::graph::{Change, ChangeKind, GraphInit, GraphPlugin, LayerKind, NewLayer};
+use crate::graph::{Change, ChangeKind, GraphInit, GraphPlugin, NewLayer};
 use crate::id::LayerId;
+
+/// What a layer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LayerKind {
+    /// Filled once by an archive, then only read.
+    Image,
+    /// Written by a container.
+    Container,
+}
 
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const WHITEOUT: &[u8] = b".wh.";
