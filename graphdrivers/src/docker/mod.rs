@@ -68,15 +68,12 @@ fn reconcile(state: &Path, names: &HashMap<LayerId, Number>) -> Result<Vec<Layer
         }
         let name = target.strip_prefix(&ours).ok().and_then(Path::to_str);
         let id = name.and_then(|name| LayerId::new(name).ok());
-        match id.filter(|id| names.contains_key(id) && mount.kind == "overlay") {
-            Some(id) => {
-                kept.push(target.clone());
-                layers.push(id);
-            }
-            None => {
-                tracing::info!(target = %target.display(), "unmount what nobody holds");
-                mount::unmount_detached(target).map_err(kernel_fault)?;
-            }
+        if let Some(id) = id.filter(|id| names.contains_key(id) && mount.kind == "overlay") {
+            kept.push(target.clone());
+            layers.push(id);
+        } else {
+            tracing::info!(target = %target.display(), "unmount what nobody holds");
+            mount::unmount_detached(target).map_err(kernel_fault)?;
         }
     }
     for folder in [ours, views] {

@@ -107,7 +107,7 @@ impl Rooms {
         };
         if kind == SnapshotKind::View {
             let mounts = self.describe(&snapshot)?;
-            self.save(store::put(Batch::new(), key, &snapshot))?;
+            self.save(&store::put(Batch::new(), key, &snapshot))?;
             self.index().insert(key.clone(), snapshot);
             return Ok(mounts);
         }
@@ -125,8 +125,8 @@ impl Rooms {
         mounts
     }
 
-    fn save(&self, batch: Batch) -> Result<(), Fault> {
-        self.store.records().commit(&batch).map_err(kernel_fault)
+    fn save(&self, batch: &Batch) -> Result<(), Fault> {
+        self.store.records().commit(batch).map_err(kernel_fault)
     }
 }
 
@@ -171,7 +171,7 @@ impl Snapshotter for Rooms {
                 let below = self.below(snapshot.parent.as_ref())?;
                 self.store.seal(layer, Some(below), batch)?;
             }
-            None => self.save(batch)?,
+            None => self.save(&batch)?,
         }
         let mut index = self.index();
         index.remove(key);
@@ -185,7 +185,7 @@ impl Snapshotter for Rooms {
         let batch = store::delete(Batch::new(), key);
         match snapshot.layer {
             Some(layer) => self.store.remove(layer, batch)?,
-            None => self.save(batch)?,
+            None => self.save(&batch)?,
         }
         self.index().remove(key);
         Ok(())
@@ -200,7 +200,7 @@ impl Snapshotter for Rooms {
         let mut snapshot = plan::find(&self.index(), key)?.clone();
         snapshot.labels = plan::labels(&snapshot.labels, change)?;
         snapshot.updated = SystemTime::now();
-        self.save(store::put(Batch::new(), key, &snapshot))?;
+        self.save(&store::put(Batch::new(), key, &snapshot))?;
         let info = snapshot.info(key);
         self.index().insert(key.clone(), snapshot);
         Ok(info)

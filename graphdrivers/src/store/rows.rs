@@ -242,7 +242,6 @@ mod tests {
                 .flat_map(|taker| taker.join().unwrap())
                 .collect()
         });
-        drop(counter);
         let counter = Counter::load(&records).unwrap();
         all.push(counter.take(&records).unwrap());
         assert_eq!(all.iter().max(), all.last());

@@ -93,6 +93,7 @@ mod tests {
         let flusher = Flusher::open(folder.path()).unwrap();
         let (begun, go_on) = (Barrier::new(2), Barrier::new(2));
         let syncs = AtomicUsize::new(0);
+        let entered = Barrier::new(5);
         std::thread::scope(|scope| {
             let first = scope.spawn(|| {
                 flusher.flush_by(|| {
@@ -102,7 +103,6 @@ mod tests {
                 })
             });
             begun.wait();
-            let entered = Barrier::new(5);
             let late: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
