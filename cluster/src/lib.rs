@@ -2,8 +2,8 @@
 //!
 //! [`Store`] is all that drivers know of a store: rows with revisions, writes that hold only while
 //! nobody else wrote, leases that take their rows with them, and watches that never skip silently.
-//! [`embedded`] is the store of one machine, [`consul`] and [`etcd`] are those of many; [`contract`] (feature
-//! `contract`) says what every store must keep.
+//! [`embedded`] is the store of one machine, [`consul`], [`etcd`] and [`zookeeper`] are those of many; [`contract`]
+//! (feature `contract`) says what every store must keep.
 //!
 //! **Invariant:** nothing here knows what a key means. Retries of what a caller asked for, and
 //! reconciliation, are the caller's.
@@ -35,6 +35,7 @@ mod lease;
 mod secret;
 mod watch;
 mod worker;
+pub mod zookeeper;
 
 pub use error::{Error, Result};
 pub use lease::{Lease, Renewal};

@@ -157,14 +157,14 @@ pub fn check(subject: &Subject<'_>) -> usize {
     let reports: Vec<(&Case, Verdict)> = std::thread::scope(|scope| {
         let together = [rows::SUITE, watches::SUITE, leases::SUITE].into_iter().flatten();
         let running: Vec<_> = together
-            .map(|case| (case, scope.spawn(|| run(subject, case))))
+            .map(|case| (case, scope.spawn(|| judge(subject, case))))
             .collect();
         running
             .into_iter()
             .map(|(case, thread)| (case, thread.join().expect("a case's panic is caught")))
             .collect()
     });
-    let alone = watches::ALONE.iter().map(|case| (case, run(subject, case)));
+    let alone = watches::ALONE.iter().map(|case| (case, judge(subject, case)));
     let reports: Vec<_> = reports.into_iter().chain(alone).collect();
     let failed: Vec<String> = reports
         .iter()
@@ -186,7 +186,8 @@ pub fn check(subject: &Subject<'_>) -> usize {
     reports.len()
 }
 
-fn run(subject: &Subject<'_>, case: &Case) -> Verdict {
+/// Runs one case.
+pub fn judge(subject: &Subject<'_>, case: &Case) -> Verdict {
     let context = Context::open(subject, case.name)?;
     let verdict = catch_unwind(AssertUnwindSafe(|| (case.run)(&context)));
     context.clean_up();

@@ -9,7 +9,7 @@ use cluster::contract::{Subject, check};
 use cluster::etcd::{Etcd, Settings, Tls};
 use cluster::{Error, Event, Expect, Revision, Secret, Store};
 
-use crate::server::{Running, ports, program, wait_ready};
+use crate::server::{Running, ports, program, told, wait_ready, write};
 
 /// One member: its ports for clients and for its peers, and what it has written.
 struct Member {
@@ -161,42 +161,6 @@ fn a_list_of_many_pages_is_whole_and_of_one_moment() {
     );
 }
 
-/// Follows `watch` until it has told of `key`; answers how many resyncs came before.
-fn told(watch: &mut cluster::Watch, key: &str, limit: Duration) -> usize {
-    let begin = Instant::now();
-    let mut resyncs = 0;
-    loop {
-        assert!(begin.elapsed() < limit, "{key} was not told in {limit:?}");
-        match watch.next(Duration::from_millis(500)) {
-            Ok(Some(Event::Change(change))) if change.key == key => return resyncs,
-            Ok(Some(Event::Resync(snapshot))) => {
-                resyncs += 1;
-                if snapshot.rows.iter().any(|row| row.key == key) {
-                    return resyncs;
-                }
-            }
-            Ok(_) | Err(Error::Unavailable { .. }) => {}
-            Err(other) => panic!("{other:?}"),
-        }
-    }
-}
-
-/// Writes `key` as its caller would, who looks when nobody answered; answers how long it took.
-fn write(store: &Etcd, key: &str) -> Duration {
-    let begin = Instant::now();
-    loop {
-        match store.put_if(key, b"x", Expect::Absent, None) {
-            Ok(_) | Err(Error::Conflict { .. }) => return begin.elapsed(),
-            Err(Error::Unavailable { .. }) => {}
-            Err(other) => panic!("{other:?}"),
-        }
-        assert!(
-            begin.elapsed() < Duration::from_secs(40),
-            "{key} cannot be written"
-        );
-    }
-}
-
 #[test]
 fn any_member_may_die_and_every_watch_goes_on() {
     let Some(etcd) = program("etcd") else { return };
@@ -228,7 +192,7 @@ fn any_member_may_die_and_every_watch_goes_on() {
 }
 
 #[test]
-fn a_frozen_member_costs_one_share_of_the_patience() {
+fn a_frozen_member_stops_nobody_for_long() {
     let Some(etcd) = program("etcd") else { return };
     let cluster = Cluster::started(&etcd, 3);
     let store = cluster.client();
@@ -239,7 +203,8 @@ fn a_frozen_member_costs_one_share_of_the_patience() {
         let begin = Instant::now();
         let read = store.get("a");
         // A frozen leader stops reads until the others have chosen another one.
-        assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+        let limit = cluster.settings().patience * 2 + Duration::from_secs(2);
+        assert!(begin.elapsed() < limit, "{:?}", begin.elapsed());
         assert!(
             matches!(&read, Ok(Some(_)) | Err(Error::Unavailable { .. })),
             "{read:?}"
@@ -250,7 +215,7 @@ fn a_frozen_member_costs_one_share_of_the_patience() {
             took < Duration::from_secs(20),
             "with member {frozen} frozen a write took {took:?}"
         );
-        told(&mut watch, &key, Duration::from_secs(30));
+        told(&mut watch, &key, Duration::from_secs(60));
         cluster.server(frozen).thaw();
     }
 }

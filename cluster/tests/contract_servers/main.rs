@@ -9,3 +9,4 @@
 mod consul;
 mod etcd;
 mod server;
+mod zookeeper;

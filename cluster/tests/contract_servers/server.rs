@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cluster::{Expect, Store};
+use cluster::{Error, Event, Expect, Store, Watch};
 
 /// The program, or nothing: then the skip is reported.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
@@ -27,7 +27,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
-fn skip(line: &str) {
+pub(crate) fn skip(line: &str) {
     assert!(
         std::env::var("LONGSHORE_REQUIRE").as_deref() != Ok("all"),
         "{line}, and LONGSHORE_REQUIRE=all forbids to skip it"
@@ -97,4 +97,40 @@ pub(crate) fn wait_ready(store: &dyn Store, folder: &Path) -> Duration {
         std::thread::sleep(Duration::from_millis(100));
     }
     begin.elapsed()
+}
+
+/// Follows `watch` until it has told of `key`; answers how many resyncs came before.
+pub(crate) fn told(watch: &mut Watch, key: &str, limit: Duration) -> usize {
+    let begin = Instant::now();
+    let mut resyncs = 0;
+    loop {
+        assert!(begin.elapsed() < limit, "{key} was not told in {limit:?}");
+        match watch.next(Duration::from_millis(500)) {
+            Ok(Some(Event::Change(change))) if change.key == key => return resyncs,
+            Ok(Some(Event::Resync(snapshot))) => {
+                resyncs += 1;
+                if snapshot.rows.iter().any(|row| row.key == key) {
+                    return resyncs;
+                }
+            }
+            Ok(_) | Err(Error::Unavailable { .. }) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Writes `key` as its caller would, who looks when nobody answered; answers how long it took.
+pub(crate) fn write(store: &dyn Store, key: &str) -> Duration {
+    let begin = Instant::now();
+    loop {
+        match store.put_if(key, b"x", Expect::Absent, None) {
+            Ok(_) | Err(Error::Conflict { .. }) => return begin.elapsed(),
+            Err(Error::Unavailable { .. }) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+        assert!(
+            begin.elapsed() < Duration::from_secs(40),
+            "{key} cannot be written"
+        );
+    }
 }

@@ -15,6 +15,8 @@ pub(crate) enum Need {
     Root,
     /// A program, and the Debian package that brings it.
     Program(&'static str, &'static str),
+    /// A file that is no program, and the Debian package that brings it.
+    File(&'static str, &'static str),
     /// The test runner, which comes by cargo.
     Nextest,
     /// Debian's own kernel for guests, which is unpacked and not installed.
@@ -40,6 +42,7 @@ impl Need {
             Self::Root => "root",
             Self::Program(program, _) | Self::Unpacked { program, .. } => program,
             Self::Suite(suite) => suite.name(),
+            Self::File(file, _) => file,
             Self::Nextest => "cargo-nextest",
             Self::Kernel => "a kernel for guests",
         }
@@ -49,6 +52,7 @@ impl Need {
         match self {
             Self::Root => run::is_root(),
             Self::Program(program, _) => run::which(program).is_some(),
+            Self::File(file, _) => Path::new(file).is_file(),
             Self::Nextest => run::which("cargo-nextest").is_some() || in_cargo_home("cargo-nextest"),
             Self::Kernel => vm::have_kernel(),
             Self::Unpacked { program, .. } => run::which(program).is_some() || unpacked::has(program),
@@ -107,7 +111,7 @@ fn packages(missing: &[Need]) -> Vec<&'static str> {
     let mut packages: Vec<&str> = missing
         .iter()
         .filter_map(|need| match need {
-            Need::Program(_, package) => Some(*package),
+            Need::Program(_, package) | Need::File(_, package) => Some(*package),
             Need::Root | Need::Nextest | Need::Kernel | Need::Unpacked { .. } | Need::Suite(_) => None,
         })
         .collect();

@@ -41,11 +41,13 @@ const CONSUL: Need = Need::Unpacked {
 };
 
 /// Stores that tests run on loopback, and what makes certificates for them.
-const STORES: [Need; 4] = [
+const STORES: [Need; 6] = [
     CONSUL,
     Need::Program("etcd", "etcd-server"),
     Need::Program("etcdctl", "etcd-client"),
     Need::Program("openssl", "openssl"),
+    Need::Program("java", "default-jre-headless"),
+    Need::File("/usr/share/java/zookeeper.jar", "zookeeper"),
 ];
 
 /// Suites with newer engines than this machine's own.
