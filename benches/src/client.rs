@@ -17,7 +17,7 @@ impl Client {
     pub(crate) fn connect(socket: &Path) -> Result<Self> {
         let stream =
             UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         Ok(Self {
             stream,
             buffer: vec![0; 64 * 1024],
@@ -26,6 +26,11 @@ impl Client {
 
     /// Sends `request` and waits for the whole answer, which must be a success.
     pub(crate) fn call(&mut self, request: &[u8]) -> Result<()> {
+        self.reply(request).map(drop)
+    }
+
+    /// The same, and the body of the answer.
+    pub(crate) fn reply(&mut self, request: &[u8]) -> Result<&[u8]> {
         self.stream.write_all(request).context("send a request")?;
         let mut filled = 0;
         loop {
@@ -41,7 +46,7 @@ impl Client {
                     bail!("refused: {}", String::from_utf8_lossy(text));
                 }
                 if filled >= head + 4 + content_length(&text[..head])? {
-                    return Ok(());
+                    return Ok(&self.buffer[head + 4..filled]);
                 }
             }
         }

@@ -11,6 +11,8 @@ pub(crate) enum Goal {
     AtLeast(f64),
     /// No more than this share of the peer's; without a peer nobody judges.
     OfPeer(f64),
+    /// No less than this share of the peer's; without a peer nobody judges.
+    ShareOfPeer(f64),
     /// A number to know, not to judge.
     Known,
 }
@@ -21,6 +23,7 @@ impl Goal {
             Self::AtMost(limit) => Some(value <= limit),
             Self::AtLeast(limit) => Some(value >= limit),
             Self::OfPeer(share) => peer.map(|peer| value <= peer * share),
+            Self::ShareOfPeer(share) => peer.map(|peer| value >= peer * share),
             Self::Known => None,
         }
     }
@@ -29,7 +32,8 @@ impl Goal {
         match self {
             Self::AtMost(limit) => format!("<= {limit}"),
             Self::AtLeast(limit) => format!(">= {limit}"),
-            Self::OfPeer(share) => format!("<= {share} x"),
+            Self::OfPeer(share) => format!("<= {} x", rounded(share)),
+            Self::ShareOfPeer(share) => format!(">= {} x", rounded(share)),
             Self::Known => String::new(),
         }
     }
@@ -44,10 +48,44 @@ pub(crate) struct Row {
     pub(crate) ours: f64,
     /// Who the peer is and what it reached; none when the machine has no peer.
     pub(crate) peer: Option<(&'static str, f64)>,
+    /// The least of ours and of the peer's samples, where the row is a percentile of samples.
+    pub(crate) least: Option<(f64, Option<f64>)>,
     pub(crate) goal: Goal,
 }
 
 impl Row {
+    /// A row of medians: our samples, and the peer's of the same rounds; no samples of a peer are no peer.
+    pub(crate) fn medians(
+        title: (&'static str, &'static str, &'static str),
+        mut ours: Vec<f64>,
+        peer: (&'static str, Vec<f64>),
+        goal: Goal,
+    ) -> Self {
+        let (room, name, unit) = title;
+        let (peer, mut peers) = peer;
+        let median = percentile(&mut ours, 0.5);
+        let peer = (!peers.is_empty()).then(|| (peer, percentile(&mut peers, 0.5)));
+        // Both are sorted now.
+        let least = ours.first().map(|least| (*least, peers.first().copied()));
+        Self {
+            room,
+            name,
+            unit,
+            ours: median,
+            peer,
+            least,
+            goal,
+        }
+    }
+
+    /// Why there is no peer: none was asked for, or the machine has not what it needs.
+    fn without_peer(&self) -> &'static str {
+        match (self.goal, self.least) {
+            (Goal::AtMost(_) | Goal::AtLeast(_) | Goal::Known, Some(_)) => "",
+            _ => "no peer on this machine",
+        }
+    }
+
     /// The row as one JSON object; `ratio` is ours over the peer's.
     pub(crate) fn json(&self) -> Value {
         json!({
@@ -55,13 +93,22 @@ impl Row {
             "row": self.name,
             "unit": self.unit,
             "ours": rounded(self.ours),
-            "peer_name": self.peer.map_or("no peer on this machine", |(name, _)| name),
+            "peer_name": self.peer.map_or(self.without_peer(), |(name, _)| name),
             "peer": self.peer.map(|(_, value)| rounded(value)),
             "ratio": self.peer.filter(|(_, value)| *value > 0.0).map(|(_, value)| rounded(self.ours / value)),
+            "ours_min": self.least.map(|(ours, _)| rounded(ours)),
+            "peer_min": self.least.and_then(|(_, peer)| peer).map(rounded),
+            "load": load(),
             "goal": self.goal.spoken(),
             "met": self.goal.met(self.ours, self.peer.map(|(_, value)| value)),
         })
     }
+}
+
+/// How many wanted to run during the last minute, ourselves among them; none where the kernel tells not.
+fn load() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next()?.parse().ok()
 }
 
 fn rounded(value: f64) -> f64 {
@@ -104,6 +151,27 @@ mod tests {
         assert_eq!(Goal::OfPeer(0.1).met(1.0, None), None);
         assert_eq!(Goal::OfPeer(0.1).met(1.0, Some(10.0)), Some(true));
         assert_eq!(Goal::OfPeer(0.1).met(1.1, Some(10.0)), Some(false));
+        assert_eq!(Goal::ShareOfPeer(0.98).met(9.8, Some(10.0)), Some(true));
+        assert_eq!(Goal::ShareOfPeer(0.98).met(9.7, Some(10.0)), Some(false));
+    }
+
+    #[test]
+    fn medians_come_with_the_least() {
+        let row = Row::medians(
+            ("layers", "x", "ms"),
+            vec![3.0, 1.0, 2.0],
+            ("somebody", vec![40.0, 10.0, 20.0]),
+            Goal::OfPeer(0.1),
+        );
+        let json = row.json();
+        assert_eq!((&json["ours"], &json["peer"]), (&2.0.into(), &20.0.into()));
+        assert_eq!(
+            (&json["ours_min"], &json["peer_min"]),
+            (&1.0.into(), &10.0.into())
+        );
+        assert_eq!(json["met"], true);
+        let alone = Row::medians(("layers", "x", "ms"), vec![1.0], ("nobody", vec![]), Goal::Known);
+        assert!(alone.json()["peer"].is_null());
     }
 
     #[test]
@@ -114,6 +182,7 @@ mod tests {
             unit: "us",
             ours: 1.0,
             peer: None,
+            least: None,
             goal: Goal::Known,
         };
         assert_eq!(row.json()["peer_name"], "no peer on this machine");

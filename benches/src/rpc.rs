@@ -53,6 +53,7 @@ fn told(name: &'static str, unit: &'static str, ours: f64, peer: Option<f64>, go
         unit,
         ours,
         peer: peer.map(|value| (PEER, value)),
+        least: None,
         goal,
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::client::{Client, request};
+use crate::ground::{has, program};
 
 /// The name of the peer.
 pub(crate) const PEER: &str = "python http.server";
@@ -45,14 +46,33 @@ impl Server {
         Self::start(command, (home, Some(runtime)), &sockets)
     }
 
+    /// Ours, with both doors to layers, and its state in a folder that is told.
+    pub(crate) fn layers(longshore: &Path, state: &Path) -> Result<Self> {
+        let home = tempfile::tempdir().context("make a folder")?;
+        let runtime = tempfile::tempdir_in("/dev/shm").context("make a folder in memory")?;
+        let config = home.path().join("longshore.toml");
+        let (sockets, snapshots) = (home.path().join("sockets"), home.path().join("snapshots"));
+        for folder in [&sockets, &snapshots] {
+            std::fs::create_dir(folder).with_context(|| format!("make {}", folder.display()))?;
+        }
+        let text = format!(
+            "state = \"{}\"\nruntime = \"{}\"\nsockets = \"{}\"\nsnapshots = \"{}\"\n\
+             [graph.layers]\ndriver = \"overlay\"\n[snapshot.snapshots]\ndriver = \"overlay\"\n",
+            state.display(),
+            runtime.path().display(),
+            sockets.display(),
+            snapshots.display()
+        );
+        std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        let sockets = [sockets.join("layers.sock")];
+        let mut command = program(longshore);
+        command.arg("serve").arg("--config").arg(config);
+        Self::start(command, (home, Some(runtime)), &sockets)
+    }
+
     /// The peer, if the machine has one.
     pub(crate) fn peer() -> Result<Option<Self>> {
-        if program(Path::new("python3"))
-            .arg("--version")
-            .stdout(Stdio::null())
-            .status()
-            .is_err()
-        {
+        if !has("python3") {
             return Ok(None);
         }
         let home = tempfile::tempdir().context("make a folder")?;
@@ -60,7 +80,7 @@ impl Server {
         std::fs::write(&script, include_str!("peer.py")).context("write the peer")?;
         std::fs::create_dir(home.path().join("sockets")).context("make the peer's folder")?;
         let socket = home.path().join("sockets/vol.sock");
-        let mut command = program(Path::new("python3"));
+        let mut command = program("python3");
         command.arg(script).arg(&socket);
         Self::start(command, (home, None), &[socket]).map(Some)
     }
@@ -108,20 +128,43 @@ impl Server {
         self.home.path().join("sockets/net.sock")
     }
 
+    /// The socket of layers, of ours.
+    pub(crate) fn graph(&self) -> PathBuf {
+        self.home.path().join("sockets/layers.sock")
+    }
+
+    /// The socket of snapshots, of ours.
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.home.path().join("snapshots/snapshots.sock")
+    }
+
     /// Resident memory in megabytes.
     pub(crate) fn resident_mb(&self) -> Result<f64> {
+        self.status_mb("VmRSS:")
+    }
+
+    /// The most resident memory since the start, or since it was forgotten.
+    pub(crate) fn peak_mb(&self) -> Result<f64> {
+        self.status_mb("VmHWM:")
+    }
+
+    /// Lets the peak of memory begin anew.
+    pub(crate) fn forget_peak(&self) -> Result<()> {
+        let file = format!("/proc/{}/clear_refs", self.child.id());
+        std::fs::write(&file, "5").with_context(|| format!("write {file}"))
+    }
+
+    fn status_mb(&self, key: &str) -> Result<f64> {
         let file = format!("/proc/{}/status", self.child.id());
         let text = std::fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("no VmRSS in its status")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        let line = line.with_context(|| format!("no {key} in {file}"))?;
         let kilobytes: f64 = line
             .trim()
             .trim_end_matches("kB")
             .trim()
             .parse()
-            .context("read VmRSS")?;
+            .with_context(|| format!("read {key} of {file}"))?;
         Ok(kilobytes / 1024.0)
     }
 }
@@ -132,12 +175,4 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "benches import plugin-api only; the servers are what is measured"
-)]
-pub(crate) fn program(path: &Path) -> Command {
-    Command::new(path)
 }

@@ -45,6 +45,7 @@ pub struct SnapshotClient {
     runtime: Runtime,
     client: Mutex<SnapshotsClient<Channel>>,
     namespace: Option<String>,
+    snapshotter: String,
 }
 
 fn lost(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Fault {
@@ -76,7 +77,15 @@ impl SnapshotClient {
             runtime,
             client: Mutex::new(SnapshotsClient::with_origin(Channel(sender), origin)),
             namespace: namespace.map(str::to_owned),
+            // Ours does not look at it.
+            snapshotter: "longshore".to_owned(),
         })
+    }
+
+    /// Asks for a snapshotter by its name, where several are behind the socket as with containerd itself.
+    pub fn asking_for(mut self, snapshotter: &str) -> Self {
+        snapshotter.clone_into(&mut self.snapshotter);
+        self
     }
 
     fn call<T, A, F>(
@@ -113,11 +122,6 @@ fn kind(code: Code) -> FaultKind {
     }
 }
 
-/// The name that proxies are asked under; ours does not look at it.
-fn snapshotter() -> String {
-    "longshore".to_owned()
-}
-
 fn text(key: &SnapshotKey) -> String {
     key.as_str().to_owned()
 }
@@ -130,7 +134,7 @@ impl Snapshotter for SnapshotClient {
         labels: &Labels,
     ) -> Result<Vec<SnapshotMount>, Fault> {
         let asked = w::PrepareRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
             key: text(key),
             parent: containerd::parent_out(parent),
             labels: labels.clone(),
@@ -146,7 +150,7 @@ impl Snapshotter for SnapshotClient {
         labels: &Labels,
     ) -> Result<Vec<SnapshotMount>, Fault> {
         let asked = w::ViewRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
             key: text(key),
             parent: containerd::parent_out(parent),
             labels: labels.clone(),
@@ -157,7 +161,7 @@ impl Snapshotter for SnapshotClient {
 
     fn mounts(&self, key: &SnapshotKey) -> Result<Vec<SnapshotMount>, Fault> {
         let asked = w::MountsRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
             key: text(key),
         };
         let reply = self.call(asked, async |mut client, asked| client.mounts(asked).await)?;
@@ -166,7 +170,7 @@ impl Snapshotter for SnapshotClient {
 
     fn commit(&self, name: &SnapshotKey, key: &SnapshotKey, labels: &Labels) -> Result<(), Fault> {
         let asked = w::CommitRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
             name: text(name),
             key: text(key),
             labels: labels.clone(),
@@ -178,7 +182,7 @@ impl Snapshotter for SnapshotClient {
 
     fn remove(&self, key: &SnapshotKey) -> Result<(), Fault> {
         let asked = w::RemoveRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
             key: text(key),
         };
         self.call(asked, async |mut client, asked| client.remove(asked).await)
@@ -187,7 +191,7 @@ impl Snapshotter for SnapshotClient {
 
     fn stat(&self, key: &SnapshotKey) -> Result<SnapshotInfo, Fault> {
         let asked = w::StatRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
             key: text(key),
         };
         let reply = self.call(asked, async |mut client, asked| client.stat(asked).await)?;
@@ -208,7 +212,7 @@ impl Snapshotter for SnapshotClient {
             ..w::Info::default()
         };
         let asked = w::UpdateRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
             info: Some(info),
             update_mask: Some(prost_types::FieldMask { paths }),
         };
@@ -222,7 +226,7 @@ impl Snapshotter for SnapshotClient {
 
     fn usage(&self, key: &SnapshotKey) -> Result<Usage, Fault> {
         let asked = w::UsageRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
             key: text(key),
         };
         let reply = self.call(asked, async |mut client, asked| client.usage(asked).await)?;
@@ -235,7 +239,7 @@ impl Snapshotter for SnapshotClient {
 
     fn cleanup(&self) -> Result<(), Fault> {
         let asked = w::CleanupRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
         };
         self.call(asked, async |mut client, asked| client.cleanup(asked).await)
             .map(drop)
@@ -246,7 +250,7 @@ impl SnapshotClient {
     /// The snapshots that pass one of the filters, `kind==committed,parent==NAME`; none lets all through.
     pub fn list_by(&self, filters: &[&str]) -> Result<Vec<SnapshotInfo>, Fault> {
         let asked = w::ListRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
             filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
         };
         let all = self.call(asked, async |mut client, asked| {

@@ -42,13 +42,7 @@ enum Chore {
         inside: Option<PathBuf>,
     },
     /// Measure ours and a peer in the same run.
-    Bench {
-        /// What to measure: rpc, layers, bridge, overlay, volumes, thin; everything if none is named.
-        rooms: Vec<String>,
-        /// Write the rows to this file too, one JSON object a line.
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-    },
+    Bench(bench::Wishes),
     /// Build what is installed: static binaries, manual pages, completions, units; in target/dist.
     Dist,
     /// Make the code of gRPC interfaces anew.
@@ -131,7 +125,7 @@ fn chore(chore: Chore) -> Result<i32> {
         }
         Chore::Dist => dist::dist(),
         Chore::Proto => proto::write(),
-        Chore::Bench { rooms, json } => bench::bench(&rooms, json.as_deref()),
+        Chore::Bench(wishes) => bench::bench(&wishes),
         Chore::Soak { iterations, seed } => lanes::soak(iterations, seed),
         Chore::Test { lanes } => lanes::test(&lanes),
     };

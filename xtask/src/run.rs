@@ -58,12 +58,6 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&stdout).into_owned())
 }
 
-/// Like [`read`], with the program's stderr going to ours.
-pub(crate) fn read_out(command: &mut Command) -> Result<String> {
-    command.stderr(Stdio::inherit());
-    read(command)
-}
-
 /// `read` for a program and its words.
 pub(crate) fn read_words(name: &str, words: &[&str]) -> Result<String> {
     read(program(name).args(words))

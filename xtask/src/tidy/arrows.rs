@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("netdrivers", &["plugin-api", "kernel", "cluster"]),
     ("voldrivers", &["plugin-api", "kernel", "cluster"]),
     ("engine", &["plugin-api", "kernel"]),
-    ("benches", &["plugin-api"]),
+    ("benches", &["plugin-api", "kernel"]),
     ("plugin-api", &[]),
     ("kernel", &[]),
     ("cluster", &[]),
