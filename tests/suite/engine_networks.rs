@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::requires;
 use crate::ship::{LONG, NET, RUN, Ship};
-use crate::world::{Suite, World, eventually};
+use crate::world::{Dockerd, Longshore, Suite, World, eventually};
 
 #[test]
 fn both_families_and_options_work_on_docker_20() {
@@ -82,6 +82,96 @@ fn both_families_reach(ship: &Ship<'_>) {
         ship.world.run(&words).ok();
     }
     assert_eq!(ship.fetch(8080, "motd"), "from the image");
+}
+
+#[test]
+fn containers_pass_the_firewall_of_docker_20() {
+    containers_pass_the_engines_firewall(Suite::Own);
+}
+
+#[test]
+fn containers_pass_the_firewall_of_docker_26() {
+    containers_pass_the_engines_firewall(Suite::Trixie);
+}
+
+#[test]
+fn containers_pass_the_firewall_of_docker_28() {
+    containers_pass_the_engines_firewall(Suite::Forky);
+}
+
+/// Dockerd as its users start it: it writes rules for networks of its own, and drops what else is forwarded.
+fn containers_pass_the_engines_firewall(suite: Suite) {
+    requires!(of suite; "dockerd", "iptables", "busybox");
+    let world = World::of(suite, "firewall");
+    let longshore = Longshore::start(&world, &NET);
+    let docker = Dockerd::start_with(&world, "overlay2", &["--iptables=true"]);
+    world.remember();
+    docker.import();
+    let mut ship = Ship {
+        world: &world,
+        longshore,
+        containerd: None,
+        docker,
+    };
+    // Docker sets its policy with the first network of its own.
+    ship.ok(&["network", "create", "--subnet", "10.99.0.0/24", "theirs"]);
+    let stranger = ["--name", "stranger", "--network", "theirs", "-p", "9090:80"];
+    let serve = ["box:1", "httpd", "-f", "-p", "80", "-h", "/etc"];
+    ship.run(&[&stranger[..], &serve].concat());
+    drops_by_default(&ship);
+
+    ship.make_network("sea", "10.77.0.0/24");
+    let web = ["--name", "web", "--network", "sea", "-p", "8080:80"];
+    ship.run(&[&web[..], &["--restart", "always"], &serve].concat());
+    let sailor = ["--name", "sailor", "--network", "sea", "--restart", "always"];
+    ship.run(&[&sailor[..], &LONG].concat());
+    both_kinds_of_networks_work(&ship);
+
+    ship.docker.kill();
+    ship.docker.again();
+    ship.ok(&["start", "stranger"]);
+    eventually("the containers are back", || {
+        (ship.is_running("sailor") && ship.is_running("web")).then_some(())
+    });
+    both_kinds_of_networks_work(&ship);
+    ship.longshore.kill();
+    ship.longshore.again();
+    both_kinds_of_networks_work(&ship);
+
+    ship.ok(&["rm", "-f", "web", "sailor"]);
+    ship.ok(&["network", "rm", "sea"]);
+    let rules = world.run(&["iptables", "-S", "DOCKER-USER"]).ok();
+    assert!(!rules.contains("mark"), "{rules}");
+    ship.ok(&["rm", "-f", "stranger"]);
+    ship.ok(&["network", "rm", "theirs"]);
+    ship.arrive();
+}
+
+/// What makes the test worth its name.
+fn drops_by_default(ship: &Ship<'_>) {
+    let rules = ship.world.run(&["iptables", "-S", "FORWARD"]).ok();
+    assert!(rules.contains("-P FORWARD DROP"), "{rules}");
+    assert!(rules.contains("DOCKER-USER"), "{rules}");
+}
+
+fn both_kinds_of_networks_work(ship: &Ship<'_>) {
+    drops_by_default(ship);
+    for container in ["sailor", "web", "stranger"] {
+        ship.exec(container, &["ping", "-c", "1", "-w", "5", "192.0.2.2"]);
+    }
+    ship.ping("sailor", "web");
+    assert_eq!(ship.fetch(8080, "motd"), "from the image");
+    let theirs = eventually("the engine's own port is open", || {
+        ship.world.fetch_outside(9090, "motd")
+    });
+    assert_eq!(theirs, "from the image");
+    // Networks stay apart, whoever made them.
+    let address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    for (from, to) in [("sailor", "stranger"), ("stranger", "sailor")] {
+        let to = ship.ok(&["inspect", "-f", address, to]);
+        let words = ["exec", from, "ping", "-c", "1", "-W", "1", &to];
+        ship.docker.docker(&words).refused();
+    }
 }
 
 #[test]

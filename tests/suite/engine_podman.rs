@@ -37,6 +37,24 @@ fn volumes_are_written_copied_and_pruned(suite: Suite) {
     for name in ["aa", "bb"] {
         podman.run(&["-d", "--name", name, "-v", "hold:/d", "box:1", "sleep", "100000"]);
     }
+    let show = "{{.Driver}} {{.Mountpoint}}";
+    let shown = podman.ok(&["volume", "inspect", "-f", show, "hold"]);
+    assert!(
+        shown.starts_with(&format!("longshore {}", world.text("state"))),
+        "{shown}"
+    );
+    podman.run(&[
+        "-d",
+        "--name",
+        "cc",
+        "--volumes-from",
+        "bb",
+        "box:1",
+        "sleep",
+        "100000",
+    ]);
+    assert_eq!(podman.ok(&["exec", "cc", "cat", "/d/file"]), "one");
+    podman.ok(&["rm", "-f", "-t", "0", "cc"]);
     let letter = world.text("letter");
     std::fs::write(&letter, "dear all\n").unwrap();
     podman.ok(&["cp", &letter, "aa:/d/letter"]);

@@ -29,19 +29,24 @@ impl<'w> Containerd<'w> {
             architecture()
         );
         fs::write(world.path("containerd.toml"), text).unwrap();
-        let config = world.text("containerd.toml");
-        let process = world.start(&["containerd", "--config", &config], &[], "containerd.log");
-        let mut containerd = Self {
-            world,
-            process: Some(process),
-        };
+        let mut containerd = Self { world, process: None };
+        containerd.again();
+        containerd
+    }
+
+    /// Starts it again with the same folders, after it was stopped or killed.
+    #[track_caller]
+    pub(crate) fn again(&mut self) {
+        assert!(self.process.is_none(), "it runs already");
+        let config = self.world.text("containerd.toml");
+        let words = ["containerd", "--config", &config];
+        self.process = Some(self.world.start(&words, &[], "containerd.log"));
         eventually("containerd answers", || {
-            let process = containerd.process.as_mut().expect("it was just started");
+            let process = self.process.as_mut().expect("it was just started");
             let ended = process.ended();
             assert!(ended.is_none(), "{ended:?}\n{}", process.log());
-            containerd.ctr(&["version"]).succeeded().then_some(())
+            self.ctr(&["version"]).succeeded().then_some(())
         });
-        containerd
     }
 
     /// The path of its socket.
@@ -70,6 +75,12 @@ impl<'w> Containerd<'w> {
         let rows = table.lines().skip(1);
         rows.filter_map(|row| row.split_whitespace().next().map(str::to_owned))
             .collect()
+    }
+
+    /// Ends it as a crash would.
+    #[track_caller]
+    pub(crate) fn kill(&mut self) {
+        self.process.take().expect("it runs").kill();
     }
 
     /// Stops it with SIGTERM.
