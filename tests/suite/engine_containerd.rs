@@ -93,11 +93,11 @@ fn images_live_over_our_snapshots(suite: Suite) {
     }
     containerd.ok(&["content", "prune", "references"]);
     eventually("containerd's collector has removed every snapshot", || {
-        let layers = world.path("state/snapshot/longshore/layers");
+        let layers = world.path("state/graph/longshore/layers");
         let left = fs::read_dir(layers).unwrap().count();
         (containerd.snapshots().is_empty() && left == 1).then_some(())
     });
-    let trash = world.path("state/snapshot/longshore/trash");
+    let trash = world.path("state/graph/longshore/trash");
     eventually("the trash is empty", || {
         (fs::read_dir(&trash).unwrap().count() == 0).then_some(())
     });
@@ -105,7 +105,7 @@ fn images_live_over_our_snapshots(suite: Suite) {
     longshore.stop();
     assert!(!socket.exists());
     let mounts = world.run(&["cat", "/proc/self/mountinfo"]).ok();
-    assert!(!mounts.contains("/state/snapshot/"), "{mounts}");
+    assert!(!mounts.contains("/state/graph/"), "{mounts}");
 }
 
 /// Prepares, mounts, writes, dies, commits, looks, removes.
