@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
+use plugin_api::differ::DifferOf;
 use plugin_api::server::{Bound, Plugin, adopt, bind};
 
 use crate::config::{Config, Instance, Kind};
@@ -76,6 +77,10 @@ fn add(plugin: &mut Plugin, instance: &Instance, stores: &mut Stores) -> anyhow:
         (Kind::Snapshot, driver) => {
             let store = store(stores, state, driver)?;
             plugin.snapshot = Some(graphdrivers::snapshot_door(&store).map_err(told)?);
+            plugin.differ = Some(DifferOf {
+                differ: graphdrivers::differ(&store).map_err(told)?,
+                containerd: instance.containerd.clone(),
+            });
         }
         (Kind::Network, "bridge") => {
             make_folder(runtime)?;

@@ -4,12 +4,14 @@
 //! with folders what differs between ways of keeping them; [`overlay`] is one. Above it stand two doors:
 //! [`docker::Door`] mounts what is there, counts who holds what ([`holds`]) and streams archives
 //! ([`archive`]); [`snapshot::Rooms`] tells containerd what to mount. Both may stand before one store.
+//! [`differ::Trees`] unpacks and packs archives for containerd.
 //!
 //! **Invariant:** one process per state folder; everything in it can be rebuilt from `state.redb`, the
 //! folders and the kernel's list of mounts, in whichever state a death left them.
 
 pub mod archive;
 pub mod backend;
+pub mod differ;
 pub mod docker;
 pub mod holds;
 mod keyed;
@@ -20,6 +22,7 @@ pub mod store;
 use std::path::Path;
 use std::sync::Arc;
 
+use plugin_api::differ::Differ;
 use plugin_api::graph::GraphPlugin;
 use plugin_api::snapshot::Snapshotter;
 use plugin_api::{Fault, FaultKind};
@@ -49,6 +52,11 @@ pub fn graph_door(store: &Arc<Store>) -> Result<Arc<dyn GraphPlugin>, Fault> {
 /// containerd's door to a store.
 pub fn snapshot_door(store: &Arc<Store>) -> Result<Arc<dyn Snapshotter>, Fault> {
     Ok(Arc::new(snapshot::Rooms::open(Arc::clone(store))?))
+}
+
+/// containerd's differ over a store.
+pub fn differ(store: &Arc<Store>) -> Result<Arc<dyn Differ>, Fault> {
+    Ok(Arc::new(differ::Trees::open(Arc::clone(store))?))
 }
 
 pub(crate) fn kernel_fault(error: kernel::Error) -> Fault {

@@ -362,7 +362,7 @@ fn a_broken_archive_leaves_an_empty_layer_and_a_retry_fills_it() {
         base(&*plugin);
         let whole = common::archive(&[common::file("a", "a"), common::file("b", &"b".repeat(5000))]);
         let broken = fill(&*plugin, "x", "base", &whole[..2000]).unwrap_err();
-        assert_eq!(broken.kind, FaultKind::Unavailable);
+        assert_eq!(broken.kind, FaultKind::Invalid);
         let path = plugin.metadata(&id("x")).unwrap()["UpperDir"].clone();
         assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         assert_eq!(fill(&*plugin, "x", "base", &whole).unwrap(), 5001);

@@ -16,9 +16,12 @@
 //! **Invariant:** nouns and traits know no serde; only `wire` does.
 //! **Invariant:** this crate imports nothing else of the workspace.
 
+mod channel;
 pub mod client;
+pub mod content;
 #[cfg(feature = "contract")]
 pub mod contract;
+pub mod differ;
 pub mod fault;
 pub mod graph;
 pub mod id;

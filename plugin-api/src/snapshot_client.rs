@@ -1,43 +1,18 @@
 //! Snapshots from the other side: the verbs of [`Snapshotter`] over a socket, as containerd says them.
 
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Mutex;
-use std::task::{Context, Poll};
 
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
-use tonic::body::Body;
-use tonic::codegen::{Service, http};
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
-use crate::fault::{Fault, FaultKind};
+use crate::channel::{Channel, fault, lost};
+use crate::fault::Fault;
 use crate::graph::Usage;
 use crate::snapshot::{LabelChange, Labels, SnapshotInfo, SnapshotKey, SnapshotMount, Snapshotter};
 use crate::wire::containerd::snapshots as w;
 use crate::wire::containerd::snapshots::snapshots_client::SnapshotsClient;
 use crate::wire::containerd::{self};
-
-/// One connection.
-#[derive(Debug, Clone)]
-struct Channel(http2::SendRequest<Body>);
-
-impl Service<http::Request<Body>> for Channel {
-    type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = hyper::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
-}
 
 /// A snapshotter behind a socket.
 #[derive(Debug)]
@@ -48,10 +23,6 @@ pub struct SnapshotClient {
     snapshotter: String,
 }
 
-fn lost(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Fault {
-    Fault::new(FaultKind::Unavailable, format!("connect to {}", path.display())).because(error)
-}
-
 impl SnapshotClient {
     /// Connects to a socket. `namespace` is sent along as containerd does for its own callers.
     pub fn connect(path: &Path, namespace: Option<&str>) -> Result<Self, Fault> {
@@ -60,22 +31,10 @@ impl SnapshotClient {
             .enable_all()
             .build()
             .map_err(|error| lost(path, error))?;
-        let sender = runtime.block_on(async {
-            let stream = UnixStream::connect(path)
-                .await
-                .map_err(|error| lost(path, error))?;
-            let http = http2::Builder::new(TokioExecutor::new());
-            let (sender, connection) = http
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(|error| lost(path, error))?;
-            tokio::spawn(connection);
-            Ok::<_, Fault>(sender)
-        })?;
-        let origin = http::Uri::from_static("http://localhost");
+        let channel = runtime.block_on(Channel::connect(path))?;
         Ok(Self {
             runtime,
-            client: Mutex::new(SnapshotsClient::with_origin(Channel(sender), origin)),
+            client: Mutex::new(SnapshotsClient::with_origin(channel, Channel::origin())),
             namespace: namespace.map(str::to_owned),
             // Ours does not look at it.
             snapshotter: "longshore".to_owned(),
@@ -102,23 +61,7 @@ impl SnapshotClient {
             request.metadata_mut().insert("containerd-namespace", namespace);
         }
         let outcome = self.runtime.block_on(verb(client, request));
-        outcome.map_err(|status| Fault::new(kind(status.code()), status.message()))
-    }
-}
-
-fn kind(code: Code) -> FaultKind {
-    match code {
-        Code::NotFound => FaultKind::NotFound,
-        Code::AlreadyExists => FaultKind::AlreadyExists,
-        Code::InvalidArgument => FaultKind::Invalid,
-        Code::FailedPrecondition => FaultKind::WrongState,
-        Code::Unimplemented => FaultKind::Unsupported,
-        Code::ResourceExhausted => FaultKind::Exhausted,
-        Code::Unavailable | Code::Unknown | Code::Cancelled => FaultKind::Unavailable,
-        Code::DeadlineExceeded => FaultKind::Timeout,
-        Code::Aborted => FaultKind::Conflict,
-        Code::DataLoss => FaultKind::Corrupt,
-        _ => FaultKind::Internal,
+        outcome.map_err(|status| fault(&status))
     }
 }
 

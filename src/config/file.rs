@@ -43,6 +43,8 @@ pub(crate) struct File {
 pub(crate) struct Driver {
     /// Which driver: `overlay`, `bridge`, `local`.
     pub(crate) driver: String,
+    /// Of a snapshotter: containerd's socket.
+    pub(crate) containerd: Option<PathBuf>,
 }
 
 impl File {

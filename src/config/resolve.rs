@@ -14,6 +14,7 @@ const DEFAULT_RUNTIME: &str = "/run/longshore";
 const DEFAULT_SOCKETS: &str = "/run/docker/plugins";
 /// Not where Docker looks: it would take them for plugins and wait for an answer in JSON.
 const DEFAULT_SNAPSHOTS: &str = "/run/longshore";
+const DEFAULT_CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// The one name under which everything is served when there is no file.
 const DEFAULT_NAME: &str = "longshore";
 
@@ -67,6 +68,8 @@ pub(crate) struct Instance {
     pub(crate) runtime: PathBuf,
     /// Where an earlier longshore kept a snapshotter's layers.
     pub(crate) former: Option<PathBuf>,
+    /// containerd's socket, for a snapshotter: layers are fetched from there and brought there.
+    pub(crate) containerd: PathBuf,
 }
 
 /// The configuration, checked.
@@ -175,6 +178,7 @@ fn everything() -> File {
             DEFAULT_NAME.to_owned(),
             Driver {
                 driver: driver.to_owned(),
+                containerd: None,
             },
         )])
     };
@@ -208,12 +212,23 @@ fn instance(
             kind.drivers().join(", ")
         );
     }
+    let containerd = match driver.containerd {
+        Some(path) => {
+            ensure!(
+                kind == Kind::Snapshot && path.is_absolute(),
+                "{table}: containerd: the absolute path of containerd's socket, for snapshotters alone"
+            );
+            path
+        }
+        None => DEFAULT_CONTAINERD.into(),
+    };
     let own = state.join(kind.as_str()).join(name);
     let (state, former) = match kind {
         Kind::Snapshot => (state.join(Kind::Graph.as_str()).join(name), Some(own)),
         _ => (own, None),
     };
     Ok(Instance {
+        containerd,
         kind,
         driver: driver.driver,
         state,
@@ -262,6 +277,10 @@ mod tests {
         assert_eq!(config.snapshots, Path::new("/run/longshore"));
         let state = Path::new("/var/lib/longshore/graph/a");
         assert_eq!(config.snapshotters["a"].state, state);
+        let socket = Path::new("/run/containerd/containerd.sock");
+        assert_eq!(config.snapshotters["a"].containerd, socket);
+        let other = resolve("[snapshot.a]\ndriver=\"overlay\"\ncontainerd=\"/c\"").unwrap();
+        assert_eq!(other.snapshotters["a"].containerd, Path::new("/c"));
         assert_eq!(config.plugins["a"][0].state, state);
         let former = Path::new("/var/lib/longshore/snapshot/a");
         assert_eq!(config.snapshotters["a"].former.as_deref(), Some(former));
@@ -280,6 +299,14 @@ mod tests {
             ),
             ("[graph.\"../x\"]\ndriver=\"overlay\"", "socket's name"),
             ("state = \"/x\"", "no driver is configured"),
+            (
+                "[volume.a]\ndriver=\"local\"\ncontainerd=\"/c\"",
+                "for snapshotters alone",
+            ),
+            (
+                "[snapshot.a]\ndriver=\"overlay\"\ncontainerd=\"c\"",
+                "absolute path",
+            ),
         ] {
             let told = format!("{:#}", resolve(text).unwrap_err());
             assert!(told.contains(part), "{told}");

@@ -10,6 +10,7 @@ mod world;
 
 mod contract;
 mod engine_containerd;
+mod engine_differ;
 mod engine_docker;
 mod engine_networks;
 mod engine_podman;

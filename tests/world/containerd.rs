@@ -10,11 +10,34 @@ use super::command::{Out, Process, eventually, program};
 pub(crate) struct Containerd<'w> {
     world: &'w World,
     process: Option<Process>,
+    daemon: String,
+    ctr: String,
+}
+
+/// Which containerd, and what more its configuration says.
+pub(crate) struct Which {
+    /// Where `containerd` and `ctr` are, or nothing: those that are installed.
+    pub(crate) folder: Option<String>,
+    /// More of its configuration.
+    pub(crate) more: String,
 }
 
 impl<'w> Containerd<'w> {
     /// Starts it with the snapshotter `longshore` behind `socket`; returns when it answers.
     pub(crate) fn start(world: &'w World, socket: &Path) -> Self {
+        let installed = Which {
+            folder: None,
+            more: String::new(),
+        };
+        Self::start_one(world, socket, &installed)
+    }
+
+    /// As [`Self::start`], a certain one.
+    pub(crate) fn start_one(world: &'w World, socket: &Path, which: &Which) -> Self {
+        let program = |name: &str| match &which.folder {
+            Some(folder) => format!("{folder}/{name}"),
+            None => name.to_owned(),
+        };
         let [root, state, address] =
             ["containerd", "containerd-state", "containerd.sock"].map(|name| world.text(name));
         let text = format!(
@@ -24,12 +47,18 @@ impl<'w> Containerd<'w> {
              [ttrpc]\naddress = \"{address}.ttrpc\"\n\
              [proxy_plugins.longshore]\ntype = \"snapshot\"\naddress = \"{}\"\n\
              [[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n\
-             platform = \"linux/{}\"\nsnapshotter = \"longshore\"\n",
+             platform = \"linux/{}\"\nsnapshotter = \"longshore\"\n{}",
             socket.display(),
-            architecture()
+            architecture(),
+            which.more
         );
         fs::write(world.path("containerd.toml"), text).unwrap();
-        let mut containerd = Self { world, process: None };
+        let mut containerd = Self {
+            world,
+            process: None,
+            daemon: program("containerd"),
+            ctr: program("ctr"),
+        };
         containerd.again();
         containerd
     }
@@ -39,7 +68,7 @@ impl<'w> Containerd<'w> {
     pub(crate) fn again(&mut self) {
         assert!(self.process.is_none(), "it runs already");
         let config = self.world.text("containerd.toml");
-        let words = ["containerd", "--config", &config];
+        let words = [self.daemon.as_str(), "--config", &config];
         self.process = Some(self.world.start(&words, &[], "containerd.log"));
         eventually("containerd answers", || {
             let process = self.process.as_mut().expect("it was just started");
@@ -54,10 +83,15 @@ impl<'w> Containerd<'w> {
         self.world.text("containerd.sock")
     }
 
+    /// `ctr`, as it is started.
+    pub(crate) fn program(&self) -> &str {
+        &self.ctr
+    }
+
     /// Runs `ctr …` against it.
     pub(crate) fn ctr(&self, words: &[&str]) -> Out {
         let address = self.address();
-        let mut all = vec!["ctr", "--address", &address];
+        let mut all = vec![self.ctr.as_str(), "--address", &address];
         all.extend(words);
         self.world.run(&all)
     }

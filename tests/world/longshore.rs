@@ -87,6 +87,9 @@ pub(crate) fn configure(world: &World, kinds: &[&str]) {
     );
     for (kind, driver) in DRIVERS.iter().filter(|(kind, _)| kinds.contains(kind)) {
         let _ = writeln!(text, "\n[{kind}.longshore]\ndriver = {driver:?}");
+        if *kind == "snapshot" {
+            let _ = writeln!(text, "containerd = {:?}", world.text("containerd.sock"));
+        }
     }
     fs::write(world.path("longshore.toml"), text).unwrap();
 }

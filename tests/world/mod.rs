@@ -23,13 +23,13 @@ mod podman;
 mod require;
 mod suite;
 
-pub(crate) use command::{Process, eventually};
-pub(crate) use containerd::{Containerd, saved_busybox};
+pub(crate) use command::{Process, eventually, program};
+pub(crate) use containerd::{Containerd, Which, saved_busybox};
 pub(crate) use dockerd::Dockerd;
 pub(crate) use http::{call, raw};
 pub(crate) use image::busybox;
 pub(crate) use longshore::{ALL, Longshore, configure, run, words};
 pub(crate) use namespaces::World;
 pub(crate) use podman::Podman;
-pub(crate) use require::have;
+pub(crate) use require::{have, unpacked};
 pub(crate) use suite::Suite;

@@ -26,6 +26,11 @@ pub(crate) fn have(suite: Suite, tools: &[&str]) -> bool {
     if reasons.is_empty() {
         return true;
     }
+    skip(&reasons);
+    false
+}
+
+fn skip(reasons: &[String]) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test without a name");
     let line = format!("{test}: needs {}", reasons.join(", "));
@@ -39,7 +44,22 @@ pub(crate) fn have(suite: Suite, tools: &[&str]) -> bool {
         let mut file = options.create(true).append(true).open(path).unwrap();
         writeln!(file, "{line}").unwrap();
     }
-    false
+}
+
+/// A program that the test command has unpacked beside what is built, because no suite of this machine has it
+/// or has it new enough; otherwise the skip is reported.
+pub(crate) fn unpacked(program: &str) -> Option<String> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let path = target.join("servers/usr/bin").join(program);
+    if !path.is_file() {
+        skip(&[format!("the unpacked program {program}")]);
+        return None;
+    }
+    Some(
+        path.to_str()
+            .expect("the target folder's name is text")
+            .to_owned(),
+    )
 }
 
 fn missing(suite: Suite, tools: &[&str]) -> Vec<String> {

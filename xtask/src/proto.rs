@@ -19,13 +19,21 @@ struct Interface {
     served: bool,
 }
 
-const INTERFACES: [Interface; 2] = [
+const fn containerd(name: &'static str, package: &'static str, served: bool) -> Interface {
     Interface {
         folder: "plugin-api/src/wire/containerd",
-        name: "snapshots",
-        package: "containerd.services.snapshots.v1",
-        served: true,
-    },
+        name,
+        package,
+        served,
+    }
+}
+
+const INTERFACES: [Interface; 6] = [
+    containerd("snapshots", "containerd.services.snapshots.v1", true),
+    containerd("diff", "containerd.services.diff.v1", true),
+    containerd("content", "containerd.services.content.v1", false),
+    containerd("leases", "containerd.services.leases.v1", false),
+    containerd("namespaces", "containerd.services.namespaces.v1", false),
     Interface {
         folder: "cluster/src/etcd",
         name: "etcd",
@@ -72,8 +80,11 @@ fn code(root: &Path, interface: &Interface) -> Result<String> {
 
 fn generate(described: prost_types::FileDescriptorSet, interface: &Interface, out: &Path) -> Result<String> {
     let mut config = prost_build::Config::new();
-    // The same order of labels in every encoding.
-    config.btree_map(["."]).disable_comments(["."]);
+    // The same order of labels in every encoding; pieces of blobs are handed on without a copy.
+    config
+        .btree_map(["."])
+        .bytes([".containerd.services.content"])
+        .disable_comments(["."]);
     tonic_prost_build::configure()
         .out_dir(out)
         .emit_rerun_if_changed(false)

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use kernel::fsutil::{Folder, Kind};
+use kernel::fsutil::{Folder, Kind, Time};
 use plugin_api::graph::{Change, ChangeKind};
 
 use super::writer::Writer;
@@ -29,8 +29,18 @@ fn is_opaque(folder: &Folder) -> Result<bool> {
 /// Writes `upper` as an archive, sorted. `root` is the mode and owner that a reader would assume for the
 /// layer's root: it is written only if it differs.
 pub fn archive(upper: &Path, root: (u32, u32, u32), out: &mut dyn Write) -> Result<()> {
+    archive_until(upper, root, None, out)
+}
+
+/// As [`archive`]; `latest`: see [`Writer::new`].
+pub fn archive_until(
+    upper: &Path,
+    root: (u32, u32, u32),
+    latest: Option<Time>,
+    out: &mut dyn Write,
+) -> Result<()> {
     let folder = Folder::open(upper)?;
-    let mut writer = Writer::new(out);
+    let mut writer = Writer::new(out, latest);
     let meta = folder.stat_self()?;
     if (meta.mode, meta.uid, meta.gid) != root {
         writer.entry(&folder, OsStr::new("."), &meta, b".")?;

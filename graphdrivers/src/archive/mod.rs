@@ -7,15 +7,54 @@
 
 pub mod apply;
 pub mod diff;
+mod flow;
+mod pack;
 pub mod reader;
 pub mod walk;
 pub mod writer;
 
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, BufRead, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
+use plugin_api::differ::{Packed, Packing, Stream};
 use plugin_api::{Fault, FaultKind};
+
+/// Unpacks an archive that is not compressed, as [`apply::unpack`] does, while it is still being read.
+pub fn unpack(root: &Path, into: apply::Into<'_>, archive: &mut dyn Read) -> Result<(), ArchiveError> {
+    flow::read_ahead(archive, |archive| apply::unpack(root, into, archive))
+}
+
+/// Unpacks a compressed archive (nothing said: it tells itself), and tells of what was in it.
+pub fn unpack_blob(
+    root: &Path,
+    into: apply::Into<'_>,
+    blob: &mut dyn Read,
+    packing: Option<Packing>,
+) -> Result<Stream, ArchiveError> {
+    let (done, stream) = read_blob(blob, packing, |archive| apply::unpack(root, into, archive))?;
+    let () = done;
+    Ok(stream)
+}
+
+/// Gives `work`, which gets a thread of its own, the archive in a blob.
+pub(crate) fn read_blob<T: Send>(
+    blob: &mut dyn Read,
+    packing: Option<Packing>,
+    work: impl FnOnce(&mut dyn BufRead) -> Result<T, ArchiveError> + Send,
+) -> Result<(T, Stream), ArchiveError> {
+    flow::unpack(blob, packing, work)
+}
+
+/// Compresses what `write`, which gets a thread of its own, writes.
+pub fn pack_blob(
+    out: &mut dyn Write,
+    packing: Packing,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), ArchiveError> + Send,
+) -> Result<Packed, ArchiveError> {
+    pack::pack(out, packing, write)
+}
 
 /// What names of deleted files begin with in an archive.
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
@@ -52,16 +91,35 @@ pub enum ArchiveError {
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+    /// What was asked for cannot be.
+    #[error("{}", .0.sentence())]
+    Told(Fault),
 }
 
 impl From<ArchiveError> for Fault {
     fn from(error: ArchiveError) -> Self {
         let kind = match &error {
-            ArchiveError::Stream(_) | ArchiveError::Receiver(_) => FaultKind::Unavailable,
+            ArchiveError::Stream(cause) | ArchiveError::Receiver(cause) => stream_kind(cause),
             ArchiveError::Malformed { .. } | ArchiveError::Refused { .. } => FaultKind::Invalid,
             ArchiveError::Kernel(error) => return crate::kernel_fault(clone(error)),
+            ArchiveError::Told(_) => FaultKind::Internal,
         };
-        Fault::from_error(kind, error)
+        match error {
+            ArchiveError::Told(fault) => fault,
+            error => Self::from_error(kind, error),
+        }
+    }
+}
+
+/// Whose fault a broken stream is: that of the bytes, or of whoever brings or takes them.
+fn stream_kind(error: &io::Error) -> FaultKind {
+    use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+    if let Some(fault) = error.get_ref().and_then(|cause| cause.downcast_ref::<Fault>()) {
+        return fault.kind;
+    }
+    match error.kind() {
+        InvalidData | InvalidInput | Other | UnexpectedEof => FaultKind::Invalid,
+        _ => FaultKind::Unavailable,
     }
 }
 

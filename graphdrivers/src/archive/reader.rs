@@ -4,7 +4,7 @@
 //! the header's, and entries that are no files have no content.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::unix::ffi::OsStrExt;
 
 use kernel::fsutil::{Time, device};
@@ -83,7 +83,7 @@ struct Extension {
 
 /// Walks an archive: [`Reader::next_item`], then the item's content through [`Read`].
 pub struct Reader<'a> {
-    inner: &'a mut dyn Read,
+    inner: &'a mut dyn BufRead,
     content: u64,
     padding: u64,
     entry: u64,
@@ -93,7 +93,7 @@ type Result<T> = std::result::Result<T, ArchiveError>;
 
 impl<'a> Reader<'a> {
     /// Begins at the first byte of an uncompressed archive.
-    pub fn new(inner: &'a mut dyn Read) -> Self {
+    pub fn new(inner: &'a mut dyn BufRead) -> Self {
         Self {
             inner,
             content: 0,
@@ -154,13 +154,17 @@ impl<'a> Reader<'a> {
         let mut block = [0; BLOCK];
         let mut have = 0;
         while have < BLOCK {
-            match self.inner.read(&mut block[have..]) {
-                Ok(0) if have == 0 => return Ok(None),
-                Ok(0) => return self.bad("the archive ends within a header"),
-                Ok(length) => have += length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(ArchiveError::Stream(error)),
+            let here = self.here()?;
+            let length = here.len().min(BLOCK - have);
+            if length == 0 && have == 0 {
+                return Ok(None);
             }
+            if length == 0 {
+                return self.bad("the archive ends within a header");
+            }
+            block[have..have + length].copy_from_slice(&here[..length]);
+            self.inner.consume(length);
+            have += length;
         }
         Ok(Some(block))
     }
@@ -179,19 +183,7 @@ impl<'a> Reader<'a> {
         let mut header = tar::Header::new_old();
         header.as_mut_bytes().copy_from_slice(&block);
         let told = self.numeric(&header.as_old().cksum)?;
-        let sum = |weight: fn(u8) -> i128| -> i128 {
-            let bytes = block.iter().enumerate();
-            bytes
-                .map(|(at, byte)| {
-                    if (148..156).contains(&at) {
-                        32
-                    } else {
-                        weight(*byte)
-                    }
-                })
-                .sum()
-        };
-        if told != sum(i128::from) && told != sum(|byte| i128::from(byte.cast_signed())) {
+        if !sums(&block).contains(&told) {
             return self.bad("its checksum is wrong");
         }
         Ok(Some(header))
@@ -217,6 +209,11 @@ impl<'a> Reader<'a> {
         }
         let text = field.split(|byte| *byte == 0).next().unwrap_or_default();
         let text = text.trim_ascii();
+        // As nearly every field is.
+        if text.len() <= 20 && text.iter().all(|byte| matches!(byte, b'0'..=b'7')) {
+            let digits = text.iter().map(|byte| u64::from(byte - b'0'));
+            return Ok(digits.fold(0, |sum, digit| (sum << 3) | digit).into());
+        }
         if text.is_empty() {
             return Ok(0);
         }
@@ -249,18 +246,60 @@ impl<'a> Reader<'a> {
         Ok(name)
     }
 
-    fn skip(&mut self, bytes: u64) -> Result<()> {
-        let skipped = io::copy(&mut self.inner.take(bytes), &mut io::sink()).map_err(ArchiveError::Stream)?;
-        if skipped < bytes {
-            return self.bad("the archive ends within its content");
+    /// Bytes that are there already, as they lie; none at the end.
+    fn here(&mut self) -> Result<&[u8]> {
+        loop {
+            match self.inner.fill_buf() {
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(ArchiveError::Stream(error)),
+            }
+        }
+        self.inner.fill_buf().map_err(ArchiveError::Stream)
+    }
+
+    fn skip(&mut self, mut bytes: u64) -> Result<()> {
+        while bytes > 0 {
+            let length = self.here()?.len();
+            if length == 0 {
+                return self.bad("the archive ends within its content");
+            }
+            let length = length.min(usize::try_from(bytes).unwrap_or(usize::MAX));
+            self.inner.consume(length);
+            bytes -= length as u64;
         }
         Ok(())
     }
 
     fn drain(&mut self) -> Result<()> {
-        io::copy(self.inner, &mut io::sink())
-            .map(drop)
-            .map_err(ArchiveError::Stream)
+        loop {
+            let length = self.here()?.len();
+            if length == 0 {
+                return Ok(());
+            }
+            self.inner.consume(length);
+        }
+    }
+
+    /// The next bytes of the item's content as they lie, at most `most`; none after the last.
+    /// [`Reader::used`] goes on to those behind them.
+    pub fn content(&mut self, most: u64) -> Result<&[u8]> {
+        let most = most.min(self.content);
+        if most == 0 {
+            return Ok(&[]);
+        }
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let length = self.here()?.len();
+        if length == 0 {
+            return self.bad("the archive ends within its content");
+        }
+        Ok(&self.here()?[..length.min(most)])
+    }
+
+    /// Goes on in the content.
+    pub fn used(&mut self, bytes: usize) {
+        self.inner.consume(bytes);
+        self.content -= bytes as u64;
     }
 
     /// Records of `LENGTH KEY=VALUE\n`; values may hold any byte, so only the length ends one.
@@ -529,6 +568,16 @@ impl<'a> Reader<'a> {
             self.bad("the pieces of a sparse file are not its content")
         }
     }
+}
+
+/// The sums that a header may tell: of its bytes with and, as some old programs have it, without sign; its own
+/// field counts as blanks.
+fn sums(block: &[u8; BLOCK]) -> [i128; 2] {
+    let field = &block[148..156];
+    let plain = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    let high = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte >> 7)).sum::<u32>();
+    let sum = i128::from(plain(block) + 8 * 32 - plain(field));
+    [sum, sum - 256 * i128::from(high(block) - high(field))]
 }
 
 fn split_record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
 
-use kernel::fsutil::{Folder, Kind, Meta};
+use kernel::fsutil::{Folder, Kind, Meta, Time};
 use plugin_api::graph::{Change, ChangeKind};
 
 use super::diff::below;
@@ -22,7 +22,17 @@ trait Finds {
 
 /// Writes what turns `old` (nothing: an empty tree) into `new` as an archive.
 pub fn archive(new: &Folder, old: Option<&Folder>, out: &mut dyn Write) -> Result<()> {
-    let mut writer = Writer::new(out);
+    archive_until(new, old, None, out)
+}
+
+/// As [`archive`]; `latest`: see [`Writer::new`].
+pub fn archive_until(
+    new: &Folder,
+    old: Option<&Folder>,
+    latest: Option<Time>,
+    out: &mut dyn Write,
+) -> Result<()> {
+    let mut writer = Writer::new(out, latest);
     run(new, old, &mut writer)?;
     writer.finish()
 }

@@ -17,6 +17,7 @@ pub struct Writer<'a> {
     out: io::BufWriter<&'a mut dyn Write>,
     /// The first name of each inode with several.
     names: HashMap<(u64, u64), Vec<u8>>,
+    latest: Option<Time>,
 }
 
 struct Head<'a> {
@@ -42,11 +43,12 @@ fn fits(number: u64, digits: u32) -> bool {
 }
 
 impl<'a> Writer<'a> {
-    /// Begins an archive.
-    pub fn new(out: &'a mut dyn Write) -> Self {
+    /// Begins an archive. With `latest`, no time in it is later, and deletions have this one.
+    pub fn new(out: &'a mut dyn Write, latest: Option<Time>) -> Self {
         Self {
             out: io::BufWriter::with_capacity(1 << 17, out),
             names: HashMap::new(),
+            latest,
         }
     }
 
@@ -82,7 +84,7 @@ impl<'a> Writer<'a> {
             link: b"",
             mode: 0,
             owner: (0, 0),
-            mtime: Time::default(),
+            mtime: self.latest.unwrap_or_default(),
             size: 0,
             rdev: 0,
             xattrs: Vec::new(),
@@ -105,7 +107,7 @@ impl<'a> Writer<'a> {
             link: b"",
             mode: meta.mode,
             owner: (meta.uid, meta.gid),
-            mtime: meta.mtime,
+            mtime: self.latest.map_or(meta.mtime, |latest| meta.mtime.min(latest)),
             size: 0,
             rdev: 0,
             xattrs,

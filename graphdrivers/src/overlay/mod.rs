@@ -14,7 +14,8 @@ use kernel::fsutil;
 use plugin_api::Fault;
 use plugin_api::graph::{Change, Usage};
 
-use crate::archive::{apply, diff};
+use crate::archive::apply::Into as Place;
+use crate::archive::{self, diff};
 use crate::backend::{Backend, Native, Stack, View, make_root};
 use crate::kernel_fault;
 
@@ -70,7 +71,7 @@ impl Backend for Overlay {
     }
 
     fn unpack(&self, stack: &Stack, archive: &mut dyn Read) -> Result<Usage, Fault> {
-        apply::unpack(&stack.tree(), &stack.lowers(), archive)?;
+        archive::unpack(&stack.tree(), Place::Layer(&stack.lowers()), archive)?;
         self.usage(stack)
     }
 

@@ -414,7 +414,7 @@ impl AsFd for Folder {
     }
 }
 
-fn timestamps(accessed: Time, modified: Time) -> Timestamps {
+pub(super) fn timestamps(accessed: Time, modified: Time) -> Timestamps {
     let spec = |time: Time| Timespec {
         tv_sec: time.seconds,
         tv_nsec: time.nanos.into(),

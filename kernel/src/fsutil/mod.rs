@@ -6,6 +6,7 @@
 
 mod flusher;
 mod folder;
+mod fresh;
 mod trash;
 mod tree;
 mod xattr;
@@ -19,6 +20,7 @@ use rustix::fs::{self as sys, FlockOperation, Mode, OFlags, ResolveFlags};
 
 pub use flusher::Flusher;
 pub use folder::{Entry, Folder, Kind, Meta, Time, device, device_parts};
+pub use fresh::{Dress, Fresh};
 pub use trash::Trash;
 pub use tree::{TreeUsage, remove_tree, tree_usage};
 pub use xattr::{get_xattr, list_xattrs, remove_xattr, set_xattr};

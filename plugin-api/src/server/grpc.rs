@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
@@ -12,9 +13,11 @@ use tonic::codegen::Service;
 use tonic::codegen::tokio_stream::{self, Stream};
 use tonic::{Code, Request, Response, Status};
 
-use super::{Life, stopping};
+use super::{Life, differ, stopping};
+use crate::differ::DifferOf;
 use crate::fault::{Fault, FaultKind};
 use crate::snapshot::{SnapshotKey, Snapshotter};
+use crate::wire::containerd::diff::diff_server::DiffServer;
 use crate::wire::containerd::snapshots as w;
 use crate::wire::containerd::snapshots::snapshots_server::{Snapshots, SnapshotsServer};
 use crate::wire::containerd::{self, Filters};
@@ -29,11 +32,29 @@ const ROWS: usize = 16;
 pub(super) async fn serve_connection(
     stream: UnixStream,
     snapshots: Arc<dyn Snapshotter>,
+    differ: Option<DifferOf>,
     pool: tokio::runtime::Handle,
     mut life: Life,
 ) {
+    let diffs = differ.map(|differ| {
+        DiffServer::new(differ::Door {
+            differ,
+            snapshots: Arc::clone(&snapshots),
+            pool: pool.clone(),
+        })
+    });
     let server = SnapshotsServer::new(Door { snapshots, pool });
-    let service = service_fn(move |request| server.clone().call(request));
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        // Either service answers what it does not know as not implemented.
+        let diffs = diffs.clone().filter(|_| is_for_differ(request.uri().path()));
+        let snapshots = server.clone();
+        async move {
+            match diffs {
+                Some(mut diffs) => diffs.call(request).await,
+                None => { snapshots }.call(request).await,
+            }
+        }
+    });
     let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new());
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
@@ -48,6 +69,11 @@ pub(super) async fn serve_connection(
     if let Err(error) = outcome {
         tracing::debug!(%error, "a connection broke");
     }
+}
+
+fn is_for_differ(path: &str) -> bool {
+    let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+    service.is_some_and(|(service, _)| service == crate::wire::containerd::diff::diff_server::SERVICE_NAME)
 }
 
 #[derive(Clone)]
@@ -92,15 +118,15 @@ impl Door {
 }
 
 /// Turns a panic into a fault; the next call finds the store as it was left.
-fn guarded<T>(verb: &str, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+pub(super) fn guarded<T>(verb: &str, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(Fault::internal(format!(
-            "{verb}: a defect in the store of snapshots"
+            "{verb}: a defect in the store of layers"
         )))
     })
 }
 
-fn status(verb: &str, fault: &Fault) -> Status {
+pub(super) fn status(verb: &str, fault: &Fault) -> Status {
     let sentence = fault.sentence();
     match fault.kind {
         FaultKind::Internal | FaultKind::Corrupt => tracing::error!(verb, "{sentence}"),

@@ -8,6 +8,7 @@
 //! served, and requests under way are finished.
 
 mod body;
+mod differ;
 mod dispatch;
 mod grpc;
 mod listen;
@@ -28,6 +29,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
 use crate::EnginePeer;
+use crate::differ::DifferOf;
 use crate::graph::GraphPlugin;
 use crate::ipam::IpamDriver;
 use crate::network::NetworkDriver;
@@ -51,6 +53,8 @@ pub struct Plugin {
     pub graph: Option<Arc<dyn GraphPlugin>>,
     /// containerd's snapshots. A socket that has this speaks gRPC and nothing else.
     pub snapshot: Option<Arc<dyn Snapshotter>>,
+    /// containerd's archives, on the socket of its snapshots.
+    pub differ: Option<DifferOf>,
 }
 
 impl Plugin {
@@ -212,10 +216,10 @@ async fn serve_connection(stream: StdStream, caller: Caller, mut life: Life) -> 
         pid: stream.peer_cred().ok().and_then(|cred| cred.pid()),
     };
     if let Some(snapshots) = caller.plugin.snapshot.clone() {
-        let pool = caller.pool.clone();
+        let (differ, pool) = (caller.plugin.differ.clone(), caller.pool.clone());
         // The life ends last: who waits for it may open the store anew.
         drop(caller);
-        grpc::serve_connection(stream, snapshots, pool, life).await;
+        grpc::serve_connection(stream, snapshots, differ, pool, life).await;
         return Ok(());
     }
     let (asked, mut was_asked) = watch::channel(false);

@@ -30,6 +30,8 @@ pub(crate) enum Need {
         package: &'static str,
         /// The suite.
         suite: &'static str,
+        /// Whether a program of that name that is installed already will do.
+        any: bool,
     },
     /// A root of another suite, with engines in it. Tests that need it skip loudly by themselves.
     Suite(Suite),
@@ -55,7 +57,9 @@ impl Need {
             Self::File(file, _) => Path::new(file).is_file(),
             Self::Nextest => run::which("cargo-nextest").is_some() || in_cargo_home("cargo-nextest"),
             Self::Kernel => vm::have_kernel(),
-            Self::Unpacked { program, .. } => run::which(program).is_some() || unpacked::has(program),
+            Self::Unpacked { program, any, .. } => {
+                any && run::which(program).is_some() || unpacked::has(program)
+            }
             Self::Suite(suite) => suites::has(suite),
         }
     }

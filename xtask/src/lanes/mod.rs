@@ -38,6 +38,15 @@ const CONSUL: Need = Need::Unpacked {
     program: "consul",
     package: "consul",
     suite: "bullseye",
+    any: true,
+};
+
+/// The first that asks others for its differences; the other tests drive the one that is installed.
+const CONTAINERD: Need = Need::Unpacked {
+    program: "containerd",
+    package: "containerd",
+    suite: "trixie",
+    any: false,
 };
 
 /// Stores that tests run on loopback, and what makes certificates for them.
@@ -123,6 +132,7 @@ impl Lane {
             Need::Program("busybox", "busybox-static"),
             Need::Program("newuidmap", "uidmap"),
             Need::Program("strace", "strace"),
+            Need::Program("zstd", "zstd"),
         ];
         match self {
             Self::Lint => vec![Need::Program("git", "git")],
@@ -132,7 +142,14 @@ impl Lane {
             Self::Netns => [&[Need::Nextest][..], &namespaces, &disks].concat(),
             Self::Contract => [&[Need::Nextest][..], &namespaces, &disks, &STORES].concat(),
             Self::Crash => [&[Need::Nextest][..], &namespaces, &engines, &disks].concat(),
-            Self::Engines => [&[Need::Nextest][..], &namespaces, &engines, &SUITES].concat(),
+            Self::Engines => [
+                &[Need::Nextest][..],
+                &namespaces,
+                &engines,
+                &SUITES,
+                &[CONTAINERD],
+            ]
+            .concat(),
         }
     }
 

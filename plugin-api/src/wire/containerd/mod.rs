@@ -1,6 +1,47 @@
-//! containerd's snapshots service: protobuf messages to nouns and back.
+//! containerd's snapshots and diff services: protobuf messages to nouns and back.
 
 mod filter;
+mod media;
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    elided_lifetimes_in_paths,
+    unreachable_pub,
+    reason = "made by a generator"
+)]
+#[rustfmt::skip]
+pub mod content;
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    elided_lifetimes_in_paths,
+    unreachable_pub,
+    reason = "made by a generator"
+)]
+#[rustfmt::skip]
+pub mod diff;
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    elided_lifetimes_in_paths,
+    unreachable_pub,
+    reason = "made by a generator"
+)]
+#[rustfmt::skip]
+pub mod leases;
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    elided_lifetimes_in_paths,
+    unreachable_pub,
+    reason = "made by a generator"
+)]
+#[rustfmt::skip]
+pub mod namespaces;
 #[allow(
     missing_docs,
     clippy::all,
@@ -17,6 +58,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prost_types::Timestamp;
 
 pub use filter::Filters;
+pub use media::{Layer, PLAIN};
 
 use crate::fault::Fault;
 use crate::graph::Usage;
@@ -46,6 +88,24 @@ pub fn mounts_out(mounts: Vec<SnapshotMount>) -> Vec<snapshots::Mount> {
     mounts.into_iter().map(one).collect()
 }
 
+/// Mounts of a differ from the wire. One whose place is below another's is `Unsupported`.
+pub fn trees_in(mounts: Vec<diff::Mount>) -> Result<Vec<SnapshotMount>, Fault> {
+    let one = |mount: diff::Mount| {
+        if !mount.target.is_empty() {
+            let target = crate::id::quoted(&mount.target);
+            return Err(Fault::unsupported(format!(
+                "read a mount: it has a place of its own, {target}"
+            )));
+        }
+        Ok(SnapshotMount {
+            kind: mount.r#type,
+            source: mount.source,
+            options: mount.options,
+        })
+    };
+    mounts.into_iter().map(one).collect()
+}
+
 /// Mounts from the wire.
 pub fn mounts_in(mounts: Vec<snapshots::Mount>) -> Vec<SnapshotMount> {
     let one = |mount: snapshots::Mount| SnapshotMount {
@@ -62,6 +122,12 @@ fn time_out(time: SystemTime) -> Option<Timestamp> {
         seconds: i64::try_from(since.as_secs()).ok()?,
         nanos: i32::try_from(since.subsec_nanos()).ok()?,
     })
+}
+
+/// Seconds and nanoseconds since 1970 from the wire.
+pub fn moment_in(time: Option<Timestamp>) -> Option<(i64, u32)> {
+    let time = time?;
+    Some((time.seconds, time.nanos.try_into().ok()?))
 }
 
 fn time_in(time: Option<Timestamp>) -> SystemTime {
