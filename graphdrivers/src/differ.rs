@@ -220,30 +220,6 @@ impl Trees {
         parts.len() == 2 && parts[1] == TREE
     }
 
-    /// Mounts trees for the calling thread alone, which must be one that ends after `work`.
-    fn mounted<T>(
-        &self,
-        trees: [Option<(&Path, &Tree, bool)>; 2],
-        work: impl FnOnce() -> Result<T, ArchiveError>,
-    ) -> Result<T, ArchiveError> {
-        mount::private_namespace()?;
-        let mut made = Vec::new();
-        let mut outcome = Ok(());
-        for (place, tree, write) in trees.into_iter().flatten() {
-            outcome = tree.mount(place, write).map_err(ArchiveError::Told);
-            if outcome.is_err() {
-                break;
-            }
-            made.push(place);
-        }
-        let outcome = outcome.and_then(|()| work());
-        // They would end with the thread; so they have ended when the answer goes out.
-        for place in made {
-            mount::unmount_detached(place)?;
-        }
-        outcome
-    }
-
     fn place(&self, name: &str) -> PathBuf {
         self.store.state().join(ROOM).join(name)
     }
@@ -256,7 +232,7 @@ impl Trees {
     ) -> Result<Stream, Fault> {
         let place = self.place("right");
         let (done, stream) = archive::read_blob(blob, packing, |archive| {
-            self.mounted([Some((&place, tree, true)), None], || {
+            mounted([Some((&place, tree, true)), None], || {
                 archive::apply::unpack(&place, Into::Tree, archive)?;
                 Ok(fsutil::sync_filesystem(&place)?)
             })
@@ -281,6 +257,29 @@ impl Trees {
         let same = below == *lowers || (left.is_none() && lowers.len() == 1 && is_empty(&lowers[0]).ok()?);
         (same && rest.is_empty() && self.is_ours(upper)).then(|| (upper.as_path(), lowers.first().cloned()))
     }
+}
+
+/// Mounts trees for the calling thread alone, which must be one that ends after `work`.
+fn mounted<T>(
+    trees: [Option<(&Path, &Tree, bool)>; 2],
+    work: impl FnOnce() -> Result<T, ArchiveError>,
+) -> Result<T, ArchiveError> {
+    mount::private_namespace()?;
+    let mut made = Vec::new();
+    let mut outcome = Ok(());
+    for (place, tree, write) in trees.into_iter().flatten() {
+        outcome = tree.mount(place, write).map_err(ArchiveError::Told);
+        if outcome.is_err() {
+            break;
+        }
+        made.push(place);
+    }
+    let outcome = outcome.and_then(|()| work());
+    // They would end with the thread; so they have ended when the answer goes out.
+    for place in made {
+        mount::unmount_detached(place)?;
+    }
+    outcome
 }
 
 fn is_empty(folder: &Path) -> Result<bool, Fault> {
@@ -335,7 +334,7 @@ impl Differ for Trees {
             archive::pack_blob(out, asked.packing, |out| {
                 let (old, new) = (self.place("left"), self.place("right"));
                 let left = left.as_ref().map(|left| (old.as_path(), left, false));
-                self.mounted([left, Some((&new, &right, false))], || {
+                mounted([left, Some((&new, &right, false))], || {
                     let older = left.map(|(old, ..)| Folder::open(old)).transpose()?;
                     walk::archive_until(&Folder::open(&new)?, older.as_ref(), latest, out)
                 })

@@ -14,8 +14,9 @@ fn start<'w>(world: &'w World, program: &str) -> Containerd<'w> {
     let socket = world.path("snapshots/longshore.sock");
     let folder = program.rsplit_once('/').map(|(folder, _)| folder.to_owned());
     let more = format!(
-        "[proxy_plugins.longshore-diff]\ntype = \"diff\"\naddress = {socket:?}\n\
-         [plugins.\"io.containerd.service.v1.diff-service\"]\ndefault = [\"longshore-diff\"]\n"
+        "[proxy_plugins.longshore-diff]\ntype = \"diff\"\naddress = {:?}\n\
+         [plugins.\"io.containerd.service.v1.diff-service\"]\ndefault = [\"longshore-diff\"]\n",
+        world.text("snapshots/longshore.sock")
     );
     Containerd::start_one(world, &socket, &Which { folder, more })
 }

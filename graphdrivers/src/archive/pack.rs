@@ -233,7 +233,7 @@ impl Blocks {
         let piece = Piece::new(std::mem::take(&mut self.buffer), self.used, &self.pool);
         self.used = 0;
         let (to, from) = sync_channel(1);
-        let ended = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        let ended = |()| io::Error::from(io::ErrorKind::BrokenPipe);
         // First its place in the order, so that whoever writes fails when nobody takes it.
         self.to_out.send(from).map_err(|_| ended(()))?;
         let job = Job {
