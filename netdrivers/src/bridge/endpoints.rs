@@ -46,7 +46,8 @@ impl Core {
             );
             return Err(Fault::new(FaultKind::Conflict, text));
         }
-        let mac = spec.interface.mac.map_or_else(random_mac, Ok)?;
+        let derived = || plan::mac_of(&spec.at.network, &spec.interface);
+        let mac = spec.interface.mac.or_else(derived).map_or_else(random_mac, Ok)?;
         let (outer, inner) = plan::link_names(&spec.at.endpoint);
         self.put_endpoint(&Endpoint {
             at: spec.at.clone(),

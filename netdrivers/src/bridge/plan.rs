@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use plugin_api::id::{MacAddr, NetworkId};
-use plugin_api::network::{JoinLink, JoinPlan, NetworkSpec, PortBinding, Protocol, Subnet};
+use plugin_api::network::{
+    EndpointInterface, JoinLink, JoinPlan, NetworkSpec, PortBinding, Protocol, Subnet,
+};
 use plugin_api::{Fault, FaultKind};
 
 use super::options::{self, Bridge, GatewayMode};
@@ -28,18 +30,26 @@ pub fn link_alias(endpoint: &plugin_api::id::EndpointId) -> String {
 
 /// Names of the outer and the inner end of an endpoint's link: the same id, the same names.
 pub fn link_names(endpoint: &plugin_api::id::EndpointId) -> (String, String) {
-    // FNV-1a: ids are random already, hostile ones collide at worst and are refused by the kernel.
-    let hash = endpoint
-        .as_str()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    let short = hash >> 16;
+    let short = hash(endpoint.as_str()) >> 16;
     (format!("lso{short:012x}"), format!("lsi{short:012x}"))
 }
 
-/// A random link-layer address of one station, locally administered.
+/// FNV-1a: ids are random already, hostile ones collide at worst and are refused by the kernel.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The link-layer address that goes with an address of a network: whoever gets the address next has it too,
+/// so neighbours who remember it go on. None for an endpoint without address.
+pub fn mac_of(network: &NetworkId, interface: &EndpointInterface) -> Option<MacAddr> {
+    let address = interface.address.or(interface.address_v6)?.addr();
+    let [_, _, bytes @ ..] = hash(&format!("{network} {address}")).to_be_bytes();
+    Some(local_mac(bytes))
+}
+
+/// A link-layer address of one station, locally administered.
 pub fn local_mac(mut random: [u8; 6]) -> MacAddr {
     random[0] = random[0] & 0xfc | 0x02;
     MacAddr(random)
@@ -270,6 +280,32 @@ mod tests {
     use crate::bridge::tests::{endpoint_record, network_spec};
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+    #[test]
+    fn an_address_keeps_its_link_layer_address_and_shares_it_with_no_other() {
+        let of = |network: &str, address: &str| {
+            let interface = EndpointInterface {
+                address: Some(address.parse().unwrap()),
+                ..EndpointInterface::default()
+            };
+            mac_of(&NetworkId::new(network).unwrap(), &interface).unwrap()
+        };
+        let mut all: Vec<_> = (0..=255u8)
+            .flat_map(|a| (0..=255u8).map(move |b| (a, b)))
+            .map(|(a, b)| of("one", &format!("10.9.{a}.{b}/16")).0)
+            .collect();
+        assert!(
+            all.iter().all(|mac| mac[0] & 3 == 2),
+            "one station, locally administered"
+        );
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 65_536);
+        assert_eq!(of("one", "10.9.0.2/24"), of("one", "10.9.0.2/24"));
+        assert_ne!(of("one", "10.9.0.2/24"), of("two", "10.9.0.2/24"));
+        let nobody = EndpointInterface::default();
+        assert_eq!(mac_of(&NetworkId::new("one").unwrap(), &nobody), None);
+    }
 
     #[test]
     fn link_names_fit_and_differ() {

@@ -27,6 +27,7 @@ mod modes;
 mod passage;
 mod relays;
 mod revoke;
+mod storm;
 mod udp;
 
 pub(super) fn network_spec(id: &str, pool: &str) -> NetworkSpec {
