@@ -11,10 +11,13 @@
 //! Every time the verb is then said again and succeeds, everything is taken down by the usual verbs, and
 //! no mount, link, rule, file or record is left.
 //!
+//! [`full`] fills the disk instead.
+//!
 //! The tables of verbs are in [`volume`] and its siblings, one line for each verb.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod full;
 mod graph;
 mod ground;
 mod ipam;

@@ -12,7 +12,7 @@ use plugin_api::network::{
 use crate::ground::Ground;
 use crate::sweep::sweep;
 
-const DRIVERS: &str = "[network.crash]\ndriver = \"bridge\"\n";
+pub(crate) const DRIVERS: &str = "[network.crash]\ndriver = \"bridge\"\n";
 
 fn network_id() -> NetworkId {
     NetworkId::new("3f2a".repeat(16)).unwrap()
@@ -25,7 +25,7 @@ fn at() -> EndpointRef {
     }
 }
 
-fn network(ground: &Ground) -> Result<(), Fault> {
+pub(crate) fn network(ground: &Ground) -> Result<(), Fault> {
     let subnet = Subnet {
         address_space: "LocalDefault".into(),
         pool: "10.88.0.0/24".parse().unwrap(),
@@ -45,7 +45,7 @@ fn network(ground: &Ground) -> Result<(), Fault> {
     Ok(())
 }
 
-fn no_network(ground: &Ground) -> Result<(), Fault> {
+pub(crate) fn no_network(ground: &Ground) -> Result<(), Fault> {
     ground.client()?.network().delete_network(&network_id())?;
     Ok(())
 }
@@ -61,7 +61,7 @@ fn ports() -> Vec<PortBinding> {
     vec![published(Protocol::Tcp, 80), published(Protocol::Udp, 53)]
 }
 
-fn endpoint(ground: &Ground) -> Result<(), Fault> {
+pub(crate) fn endpoint(ground: &Ground) -> Result<(), Fault> {
     let spec = EndpointSpec {
         at: at(),
         interface: EndpointInterface {
@@ -76,12 +76,12 @@ fn endpoint(ground: &Ground) -> Result<(), Fault> {
     Ok(())
 }
 
-fn no_endpoint(ground: &Ground) -> Result<(), Fault> {
+pub(crate) fn no_endpoint(ground: &Ground) -> Result<(), Fault> {
     ground.client()?.network().delete_endpoint(&at())?;
     Ok(())
 }
 
-fn join(ground: &Ground) -> Result<(), Fault> {
+pub(crate) fn join(ground: &Ground) -> Result<(), Fault> {
     let spec = JoinSpec {
         at: at(),
         sandbox: SandboxKey::new("/run/netns/box").unwrap(),
@@ -101,7 +101,7 @@ fn enter(ground: &Ground) -> Result<(), Fault> {
     Ok(())
 }
 
-fn leave(ground: &Ground) -> Result<(), Fault> {
+pub(crate) fn leave(ground: &Ground) -> Result<(), Fault> {
     ground.client()?.network().leave(&at())?;
     Ok(())
 }

@@ -6,16 +6,20 @@
 //! layout, chosen by its owner.
 
 mod group;
+mod reserve;
 mod value;
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
 use crate::error::{Context, Error, Result};
 use crate::fault;
 use group::Group;
+use reserve::Reserve;
 pub use value::{Damaged, Decoder, Encoder};
 
 type Table<'a> = TableDefinition<'a, &'static str, &'static [u8]>;
@@ -25,9 +29,12 @@ const CACHE_BYTES: usize = 1 << 20;
 
 /// An open store. One process at a time; a second open fails and says so.
 pub struct Records {
-    database: Database,
+    /// None where it failed and could not be opened again yet.
+    database: RwLock<Option<Database>>,
     path: PathBuf,
     group: Group,
+    reserve: Reserve,
+    has_reserve: AtomicBool,
 }
 
 impl std::fmt::Debug for Records {
@@ -40,6 +47,7 @@ impl std::fmt::Debug for Records {
 #[derive(Debug, Default, Clone)]
 pub struct Batch {
     changes: Vec<(String, String, Option<Vec<u8>>)>,
+    gives_back: bool,
 }
 
 impl Batch {
@@ -62,6 +70,14 @@ impl Batch {
         self
     }
 
+    /// The batch belongs to something that is given back: on a full disk it may use the room that is kept
+    /// for that.
+    #[must_use]
+    pub fn giving_back(mut self) -> Self {
+        self.gives_back = true;
+        self
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
@@ -78,16 +94,47 @@ impl Records {
             .mode(0o600)
             .open(path);
         drop(file.context("open record store", path)?);
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        let database = builder
-            .create(path)
-            .map_err(|error| Self::wrap("open record store", path, error))?;
+        let reserve = Reserve::beside(path);
         Ok(Self {
-            database,
+            database: RwLock::new(Some(Self::open_database(path)?)),
             path: path.to_owned(),
             group: Group::default(),
+            has_reserve: AtomicBool::new(reserve.keep()),
+            reserve,
         })
+    }
+
+    fn open_database(path: &Path) -> Result<Database> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        builder
+            .create(path)
+            .map_err(|error| Self::wrap("open record store", path, error))
+    }
+
+    /// The store; one that failed to write serves nobody until it is opened again.
+    fn database(&self) -> Result<RwLockReadGuard<'_, Option<Database>>> {
+        let open = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        if open.is_some() {
+            return Ok(open);
+        }
+        drop(open);
+        self.reopen()?;
+        Ok(self.database.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Opens the store again, as it was before the write that failed.
+    fn reopen(&self) -> Result<()> {
+        let mut open = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // Closed first: it holds the lock of its file.
+        *open = None;
+        *open = Some(Self::open_database(&self.path)?);
+        Ok(())
+    }
+
+    fn closed(&self) -> Error {
+        let path = self.path.to_string_lossy();
+        Error::other("use record store", path, "it failed and is being opened again")
     }
 
     fn wrap(operation: &'static str, path: &Path, error: impl Into<redb::Error>) -> Error {
@@ -108,10 +155,9 @@ impl Records {
 
     /// The value of a key.
     pub fn get(&self, table: &str, key: &str) -> Result<Option<Vec<u8>>> {
-        let read = self
-            .database
-            .begin_read()
-            .map_err(|e| self.fail("read record", e))?;
+        let database = self.database()?;
+        let read = database.as_ref().ok_or_else(|| self.closed())?;
+        let read = read.begin_read().map_err(|e| self.fail("read record", e))?;
         let rows = match read.open_table(Table::new(table)) {
             Ok(rows) => rows,
             Err(TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -123,10 +169,9 @@ impl Records {
 
     /// Every key and value of a table, sorted by key.
     pub fn list(&self, table: &str) -> Result<Vec<(String, Vec<u8>)>> {
-        let read = self
-            .database
-            .begin_read()
-            .map_err(|e| self.fail("list records", e))?;
+        let database = self.database()?;
+        let read = database.as_ref().ok_or_else(|| self.closed())?;
+        let read = read.begin_read().map_err(|e| self.fail("list records", e))?;
         let rows = match read.open_table(Table::new(table)) {
             Ok(rows) => rows,
             Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -154,8 +199,37 @@ impl Records {
     }
 
     fn write(&self, batches: &[&Batch]) -> Result<()> {
-        let mut write = self
-            .database
+        let Err(mut error) = self.write_once(batches) else {
+            if !self.has_reserve.load(Ordering::Relaxed) {
+                self.has_reserve.store(self.reserve.keep(), Ordering::Relaxed);
+            }
+            return Ok(());
+        };
+        self.reopen_after(&error);
+        let gives_back = batches.iter().any(|batch| batch.gives_back);
+        if error.errno() == Some(libc::ENOSPC) && gives_back && self.reserve.give_up() {
+            self.has_reserve.store(false, Ordering::Relaxed);
+            match self.write_once(batches) {
+                Ok(()) => return Ok(()),
+                Err(again) => error = again,
+            }
+            self.reopen_after(&error);
+        }
+        Err(error)
+    }
+
+    /// A store that failed once refuses everything until it was closed and opened.
+    fn reopen_after(&self, error: &Error) {
+        if let Err(closed) = self.reopen() {
+            tracing::warn!(%error, %closed, "a record store that failed is opened again later");
+        }
+    }
+
+    fn write_once(&self, batches: &[&Batch]) -> Result<()> {
+        let database = self.database()?;
+        let mut write = database
+            .as_ref()
+            .ok_or_else(|| self.closed())?
             .begin_write()
             .map_err(|e| self.fail("write record", e))?;
         write

@@ -170,6 +170,15 @@ impl Core {
         Ok(())
     }
 
+    /// As [`Core::put_endpoint`], for an endpoint that gives something back.
+    pub(super) fn release_endpoint(&self, endpoint: &Endpoint) -> Result<(), Fault> {
+        self.store.release_endpoint(endpoint).map_err(failed)?;
+        self.state()
+            .endpoints
+            .insert(endpoint.at.clone(), endpoint.clone());
+        Ok(())
+    }
+
     pub(super) fn forget_endpoint(&self, at: &EndpointRef) -> Result<(), Fault> {
         self.store.forget_endpoint(at).map_err(failed)?;
         let mut state = self.state();

@@ -130,7 +130,7 @@ impl Core {
             return Ok(revoked);
         }
         endpoint.phase = EndpointPhase::Leaving;
-        self.put_endpoint(endpoint)?;
+        self.release_endpoint(endpoint)?;
         self.fence(endpoint).map_err(failed)?;
         // The record may stay as it is: a restart fences once more what is not there any more.
         endpoint.phase = EndpointPhase::Apart;

@@ -44,14 +44,14 @@ impl Core {
         let Some(steps) = plan::revocation(endpoint) else {
             return Ok(Done::AlreadySo);
         };
-        self.put_endpoint(&steps.leaving)?;
+        self.release_endpoint(&steps.leaving)?;
         let mut undo = Undo::new();
         undo.push("remember the ports", || self.put_endpoint(endpoint));
         if let Err(fault) = self.take_ports(&steps.leaving, &steps.gone) {
             return Err(undo.unwind(fault));
         }
         undo.push("publish the ports again", || self.bring_ports(&steps.leaving));
-        if let Err(fault) = self.put_endpoint(&steps.gone) {
+        if let Err(fault) = self.release_endpoint(&steps.gone) {
             return Err(undo.unwind(fault));
         }
         undo.keep();

@@ -98,22 +98,27 @@ impl Store {
     /// Keeps a network: for good once it is made, else as an intent.
     pub(super) fn put_network(&self, network: &Network) -> kernel::Result<()> {
         let id = network.spec.id.as_str();
-        if network.phase != NetworkPhase::Made {
-            let intent = Batch::new().put(INTENTS, id, network.encode());
-            return self.passing.commit(&intent);
+        let intent = Batch::new().put(INTENTS, id, network.encode());
+        match network.phase {
+            NetworkPhase::Making => return self.passing.commit(&intent),
+            NetworkPhase::Removing => return self.passing.commit(&intent.giving_back()),
+            NetworkPhase::Made => {}
         }
         let made = Batch::new().put(NETWORKS, id, network.encode());
         self.lasting.commit(&made)?;
-        self.passing.commit(&Batch::new().delete(INTENTS, id))
+        self.passing
+            .commit(&Batch::new().delete(INTENTS, id).giving_back())
     }
 
     /// Forgets a network, whether it was made or only to be made.
     pub(super) fn forget_network(&self, id: &NetworkId) -> kernel::Result<()> {
         let id = id.as_str();
         if self.lasting.get(NETWORKS, id)?.is_some() {
-            self.lasting.commit(&Batch::new().delete(NETWORKS, id))?;
+            let gone = Batch::new().delete(NETWORKS, id);
+            self.lasting.commit(&gone.giving_back())?;
         }
-        self.passing.commit(&Batch::new().delete(INTENTS, id))
+        self.passing
+            .commit(&Batch::new().delete(INTENTS, id).giving_back())
     }
 
     /// Keeps an endpoint.
@@ -123,10 +128,17 @@ impl Store {
             .commit(&Batch::new().put(ENDPOINTS, &key, endpoint.encode()))
     }
 
+    /// Keeps an endpoint that gives something back: its link or its ports.
+    pub(super) fn release_endpoint(&self, endpoint: &Endpoint) -> kernel::Result<()> {
+        let key = endpoint_key(&endpoint.at);
+        let batch = Batch::new().put(ENDPOINTS, &key, endpoint.encode());
+        self.passing.commit(&batch.giving_back())
+    }
+
     /// Forgets an endpoint.
     pub(super) fn forget_endpoint(&self, at: &EndpointRef) -> kernel::Result<()> {
         self.passing
-            .commit(&Batch::new().delete(ENDPOINTS, &endpoint_key(at)))
+            .commit(&Batch::new().delete(ENDPOINTS, &endpoint_key(at)).giving_back())
     }
 }
 
