@@ -9,6 +9,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use kernel::exec::Tool;
+use kernel::process::Identity;
 use plugin_api::client::Client;
 use plugin_api::wire::Verb;
 use plugin_api::{Fault, FaultKind};
@@ -170,6 +171,13 @@ impl Ground {
             }
         }
         false
+    }
+
+    /// The running longshore.
+    pub(crate) fn pid(&self) -> Identity {
+        let child = self.longshore.as_ref().expect("longshore runs");
+        let pid = i32::try_from(child.id()).unwrap();
+        Identity::of(pid).unwrap().expect("longshore runs")
     }
 
     /// Ends longshore as a crash would.

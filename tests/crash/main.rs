@@ -11,7 +11,7 @@
 //! Every time the verb is then said again and succeeds, everything is taken down by the usual verbs, and
 //! no mount, link, rule, file or record is left.
 //!
-//! [`full`] fills the disk instead.
+//! [`full`] fills the disk instead, [`kills`] chooses its moments by the clock.
 //!
 //! The tables of verbs are in [`volume`] and its siblings, one line for each verb.
 
@@ -21,6 +21,7 @@ mod full;
 mod graph;
 mod ground;
 mod ipam;
+mod kills;
 mod network;
 mod sweep;
 mod volume;

@@ -106,7 +106,7 @@ pub(crate) fn leave(ground: &Ground) -> Result<(), Fault> {
     Ok(())
 }
 
-fn program(ground: &Ground) -> Result<(), Fault> {
+pub(crate) fn program(ground: &Ground) -> Result<(), Fault> {
     let spec = ConnectivitySpec {
         at: at(),
         ports: ports(),
@@ -118,7 +118,7 @@ fn program(ground: &Ground) -> Result<(), Fault> {
     Ok(())
 }
 
-fn revoke(ground: &Ground) -> Result<(), Fault> {
+pub(crate) fn revoke(ground: &Ground) -> Result<(), Fault> {
     let network = ground.client()?.network();
     let connectivity = network.external_connectivity();
     connectivity.expect("a bridge publishes ports").revoke(&at())?;

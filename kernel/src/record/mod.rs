@@ -11,7 +11,6 @@ mod value;
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError};
@@ -33,8 +32,7 @@ pub struct Records {
     database: RwLock<Option<Database>>,
     path: PathBuf,
     group: Group,
-    reserve: Reserve,
-    has_reserve: AtomicBool,
+    reserve: Option<Reserve>,
 }
 
 impl std::fmt::Debug for Records {
@@ -71,7 +69,7 @@ impl Batch {
     }
 
     /// The batch belongs to something that is given back: on a full disk it may use the room that is kept
-    /// for that.
+    /// for that, see [`Records::open_with_reserve`].
     #[must_use]
     pub fn giving_back(mut self) -> Self {
         self.gives_back = true;
@@ -94,13 +92,20 @@ impl Records {
             .mode(0o600)
             .open(path);
         drop(file.context("open record store", path)?);
-        let reserve = Reserve::beside(path);
         Ok(Self {
             database: RwLock::new(Some(Self::open_database(path)?)),
             path: path.to_owned(),
             group: Group::default(),
-            has_reserve: AtomicBool::new(reserve.keep()),
+            reserve: None,
+        })
+    }
+
+    /// The same, and keeps room beside the store for batches that are [`Batch::giving_back`].
+    pub fn open_with_reserve(path: &Path) -> Result<Self> {
+        let reserve = Some(Reserve::beside(path));
+        Ok(Self {
             reserve,
+            ..Self::open(path)?
         })
     }
 
@@ -200,15 +205,15 @@ impl Records {
 
     fn write(&self, batches: &[&Batch]) -> Result<()> {
         let Err(mut error) = self.write_once(batches) else {
-            if !self.has_reserve.load(Ordering::Relaxed) {
-                self.has_reserve.store(self.reserve.keep(), Ordering::Relaxed);
+            if let Some(reserve) = &self.reserve {
+                reserve.keep();
             }
             return Ok(());
         };
         self.reopen_after(&error);
         let gives_back = batches.iter().any(|batch| batch.gives_back);
-        if error.errno() == Some(libc::ENOSPC) && gives_back && self.reserve.give_up() {
-            self.has_reserve.store(false, Ordering::Relaxed);
+        let frees = |reserve: &Reserve| gives_back && reserve.give_up();
+        if error.errno() == Some(libc::ENOSPC) && self.reserve.as_ref().is_some_and(frees) {
             match self.write_once(batches) {
                 Ok(()) => return Ok(()),
                 Err(again) => error = again,

@@ -44,8 +44,8 @@ impl Store {
 
     fn open_in(state: &Path, runtime: &Path, boot: &str) -> Result<Self, Fault> {
         let store = Self {
-            lasting: Records::open(&state.join("state.redb")).map_err(failed)?,
-            passing: Records::open(&runtime.join("endpoints.redb")).map_err(failed)?,
+            lasting: Records::open_with_reserve(&state.join("state.redb")).map_err(failed)?,
+            passing: Records::open_with_reserve(&runtime.join("endpoints.redb")).map_err(failed)?,
         };
         store.enter(boot).map_err(failed)?;
         Ok(store)

@@ -234,7 +234,11 @@ pub(crate) fn soak(iterations: u64, seed: Option<u64>) -> Result<()> {
     run::must(&mut command)?;
     let mut sweep = nextest("run")?;
     sweep.args(FEATURES).args(["--profile", "soak", "-E", CRASH]);
-    run::must(sweep.env("LONGSHORE_SWEEP", "full"))
+    run::must(
+        sweep
+            .env("LONGSHORE_SWEEP", "full")
+            .env("LONGSHORE_KILLS", "1000"),
+    )
 }
 
 /// Everything that `lanes` need, each once, printed lane by lane.

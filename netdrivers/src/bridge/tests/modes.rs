@@ -64,7 +64,7 @@ fn a_routed_network_opens_published_ports_at_the_endpoints_own_address() {
         );
         assert_eq!(there.run(|| reads("192.0.2.1:8080")).unwrap(), None, "translated");
         // Nobody hides behind the host, and no port of the host is taken.
-        assert_eq!(b.reads("192.0.2.2:99").as_deref(), Some("10.9.0.3"));
+        assert_eq!(reached(&b.namespace, "192.0.2.2:99").as_deref(), Some("10.9.0.3"));
         drop(TcpListener::bind("0.0.0.0:8080").unwrap());
         let info = world.driver().endpoint_info(&b.at).unwrap();
         assert_eq!(info["port.0"], "10.9.0.3:80 -> 80/tcp");
@@ -126,7 +126,10 @@ fn a_network_leaves_under_the_address_that_the_user_chose() {
             .create_network(&with(&[("com.docker.network.host_ipv4", "192.0.2.7")]))
             .unwrap();
         let b = world.start("one", "b", "10.9.0.3/24");
-        assert_eq!(b.reads("192.0.2.2:99").as_deref(), Some("192.0.2.7"));
+        assert_eq!(
+            reached(&b.namespace, "192.0.2.2:99").as_deref(),
+            Some("192.0.2.7")
+        );
         assert!(world.driver().core.are_tables_whole().unwrap());
     });
 }
