@@ -60,7 +60,9 @@ fn an_engines_policy_of_drop_lets_pass_what_we_let_pass_and_nothing_else() {
             .run(|| {
                 let listener = TcpListener::bind("0.0.0.0:99").unwrap();
                 std::thread::spawn(move || {
-                    let _ = listener.accept().unwrap().0.write_all(b"out");
+                    for stream in listener.incoming() {
+                        let _ = stream.unwrap().write_all(b"out");
+                    }
                 });
             })
             .unwrap();
