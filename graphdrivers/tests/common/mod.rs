@@ -104,6 +104,7 @@ pub(crate) fn mounted_below(state: &Path) -> usize {
 }
 
 /// One entry of an archive written by hand.
+#[derive(Clone, Copy)]
 pub(crate) struct Raw<'a> {
     pub(crate) flag: u8,
     pub(crate) path: &'a str,
