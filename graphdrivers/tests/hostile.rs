@@ -36,7 +36,7 @@ fn case(name: &'static str, fate: Fate, entries: &[Raw<'_>]) -> Case {
     Case { name, fate, bytes }
 }
 
-fn open_mode<'a>(raw: Raw<'a>) -> Raw<'a> {
+fn open_mode(raw: Raw<'_>) -> Raw<'_> {
     Raw { mode: 0o777, ..raw }
 }
 
@@ -76,6 +76,12 @@ fn links(outside: &str) -> Vec<Case> {
             Harmless,
             &[link(b'2', "s", &victim), open_mode(link(b'1', "h", "s"))],
         ),
+    ]
+}
+
+fn modes(outside: &str) -> Vec<Case> {
+    let victim = format!("{outside}/victim");
+    vec![
         case(
             "CVE-2021-41089 a folder of a link's name",
             Harmless,
@@ -235,7 +241,7 @@ fn marks() -> Vec<Case> {
 
 fn cases(outside: &Path) -> Vec<Case> {
     let outside = outside.to_str().unwrap();
-    [links(outside), whiteouts(), sizes(), marks()]
+    [links(outside), modes(outside), whiteouts(), sizes(), marks()]
         .into_iter()
         .flatten()
         .collect()

@@ -136,7 +136,7 @@ impl Lane {
         ];
         match self {
             Self::Lint => vec![Need::Program("git", "git")],
-            Self::SoakShort => vec![Need::Nextest],
+            Self::SoakShort => vec![Need::Nextest, Need::Root],
             Self::Vm => [&[Need::Nextest][..], crate::vm::NEEDS].concat(),
             Self::Unit => [&[Need::Nextest][..], &namespaces].concat(),
             Self::Netns => [&[Need::Nextest][..], &namespaces, &disks].concat(),
@@ -173,7 +173,7 @@ impl Lane {
             Self::Crash => CRASH.to_owned(),
             Self::Engines => ENGINES.to_owned(),
             Self::Vm => VM.to_owned(),
-            Self::SoakShort => "binary(=fuzz_wire)".to_owned(),
+            Self::SoakShort => "binary(=fuzz_wire) + binary(=fuzz_archive)".to_owned(),
         })
     }
 }
@@ -216,22 +216,24 @@ pub(crate) fn test(chosen: &[Lane]) -> Result<()> {
 /// The long forms: the fuzz tests, optimised, since they are to read as much as they can; the crash sweep
 /// with every change of every repair, and every power cut, of which the test command takes a share.
 pub(crate) fn soak(iterations: u64, seed: Option<u64>) -> Result<()> {
-    let mut command = run::cargo();
-    command.args([
-        "test",
-        "--release",
-        "-p",
-        "plugin-api",
-        "--test",
-        "fuzz_wire",
-        "--",
-        "--nocapture",
-    ]);
-    command.env("LONGSHORE_FUZZ_ITERATIONS", iterations.to_string());
-    if let Some(seed) = seed {
-        command.env("LONGSHORE_FUZZ_SEED", seed.to_string());
+    for (package, test) in [("plugin-api", "fuzz_wire"), ("graphdrivers", "fuzz_archive")] {
+        let mut command = run::cargo();
+        command.args([
+            "test",
+            "--release",
+            "-p",
+            package,
+            "--test",
+            test,
+            "--",
+            "--nocapture",
+        ]);
+        command.env("LONGSHORE_FUZZ_ITERATIONS", iterations.to_string());
+        if let Some(seed) = seed {
+            command.env("LONGSHORE_FUZZ_SEED", seed.to_string());
+        }
+        run::must(&mut command)?;
     }
-    run::must(&mut command)?;
     let mut sweep = nextest("run")?;
     sweep.args(FEATURES).args(["--profile", "soak", "-E", CRASH]);
     run::must(
