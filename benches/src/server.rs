@@ -46,8 +46,8 @@ impl Server {
         Self::start(command, (home, Some(runtime)), &sockets)
     }
 
-    /// Ours, with both doors to layers, and its state in a folder that is told.
-    pub(crate) fn layers(longshore: &Path, state: &Path) -> Result<Self> {
+    /// Ours, with both doors to layers, its state in a folder that is told, and blobs from a containerd.
+    pub(crate) fn layers(longshore: &Path, state: &Path, containerd: Option<&Path>) -> Result<Self> {
         let home = tempfile::tempdir().context("make a folder")?;
         let runtime = tempfile::tempdir_in("/dev/shm").context("make a folder in memory")?;
         let config = home.path().join("longshore.toml");
@@ -63,6 +63,8 @@ impl Server {
             sockets.display(),
             snapshots.display()
         );
+        let containerd = containerd.map(|path| format!("containerd = \"{}\"\n", path.display()));
+        let text = text + containerd.as_deref().unwrap_or_default();
         std::fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         let sockets = [sockets.join("layers.sock")];
         let mut command = program(longshore);

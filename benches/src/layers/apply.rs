@@ -16,12 +16,13 @@ const TAR: &str = "GNU tar -x, not synced";
 
 /// What one peer's rounds came to.
 #[derive(Default)]
-struct Times {
-    apply: Vec<f64>,
+pub(super) struct Times {
+    pub(super) apply: Vec<f64>,
     remove: Vec<f64>,
 }
 
-fn dockerd(layer: &Layer, times: &mut Times) -> Result<()> {
+/// An image of one layer loaded by a dockerd of its own.
+pub(super) fn dockerd(layer: &Layer, times: &mut Times) -> Result<()> {
     if !Dockerd::is_there() {
         return Ok(());
     }

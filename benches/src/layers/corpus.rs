@@ -161,6 +161,23 @@ impl Layer {
         Self::of(path)
     }
 
+    /// The same layer, compressed as most registries hold it.
+    pub(super) fn gzipped(&self, home: &Path) -> Result<Self> {
+        let path = home.join("layer.tar.gz");
+        let file = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+        let mut command = program("gzip");
+        command
+            .args(["-6", "--no-name", "--stdout"])
+            .arg(&self.path)
+            .stdout(file);
+        let status = command.status().context("run gzip")?;
+        anyhow::ensure!(status.success(), "gzip ended with {status}");
+        Ok(Self {
+            path,
+            digest: self.digest.clone(),
+        })
+    }
+
     /// What stands before and behind the layer in an archive of `docker save` that holds nothing else.
     pub(super) fn image_around(&self) -> Result<(Vec<u8>, Vec<u8>)> {
         let length = std::fs::metadata(&self.path).context("look at a layer")?.len();

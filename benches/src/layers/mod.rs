@@ -5,7 +5,8 @@
 
 mod apply;
 mod corpus;
-mod moby;
+mod differ;
+mod go;
 mod mounts;
 mod ours;
 mod snapshots;
@@ -19,6 +20,8 @@ use crate::wishes::{Measure, Wishes};
 const ROWS: &[(&str, Measure)] = &[
     ("apply-small", apply::small),
     ("apply-large", apply::large),
+    ("gzip", differ::gzip),
+    ("digest", differ::digest),
     ("getput", mounts::get_and_put),
     ("deep", mounts::deep),
     ("changes", mounts::changes),

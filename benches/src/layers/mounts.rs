@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use kernel::mount::{self, Overlay};
 use serde_json::json;
 
-use super::moby::Moby;
+use super::go::{self, Go};
 use super::ours::Ours;
 use crate::ground::{Disk, milliseconds};
 use crate::row::{Goal, Row};
@@ -67,7 +67,7 @@ pub(super) fn get_and_put(wishes: &Wishes, tell: &mut dyn FnMut(&Row)) -> Result
     let (mut ours, raw) = (Ours::start(&wishes.longshore)?, Raw::new(LAYERS - 1)?);
     ours.chain(LAYERS - 1)?;
     let disk = Disk::fresh()?;
-    let mut moby = Moby::start()?;
+    let mut moby = Go::start(&go::MOBY)?;
     if let Some(moby) = &mut moby {
         moby.does(&format!(
             "chain {} {}",
@@ -150,7 +150,7 @@ pub(super) fn changes(wishes: &Wishes, tell: &mut dyn FnMut(&Row)) -> Result<()>
         fs::write(&file, "changed\n").with_context(|| format!("write {}", file.display()))?;
     }
     let below = ours.get("lower")?;
-    let mut moby = Moby::start()?;
+    let mut moby = Go::start(&go::MOBY)?;
     let (mut near, mut far) = (vec![], vec![]);
     for _ in 0..wishes.rounds(ROUNDS) {
         let (time, reply) =

@@ -21,8 +21,13 @@ pub(super) struct Ours {
 
 impl Ours {
     pub(super) fn start(longshore: &Path) -> Result<Self> {
+        Self::beside(longshore, None)
+    }
+
+    /// The same, with blobs from a containerd.
+    pub(super) fn beside(longshore: &Path, containerd: Option<&Path>) -> Result<Self> {
         let disk = Disk::fresh()?;
-        let server = Server::layers(longshore, &disk.path().join("state"))?;
+        let server = Server::layers(longshore, &disk.path().join("state"), containerd)?;
         let client = Client::connect(&server.graph())?;
         Ok(Self {
             server,

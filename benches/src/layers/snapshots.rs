@@ -18,14 +18,14 @@ const PEER: &str = "containerd (Debian), overlayfs, by gRPC";
 const AT_ONCE: usize = 64;
 
 /// containerd over a disk of its own.
-struct Peer {
-    client: SnapshotClient,
-    containerd: Containerd,
+pub(super) struct Peer {
+    pub(super) client: SnapshotClient,
+    pub(super) containerd: Containerd,
     _disk: Disk,
 }
 
 impl Peer {
-    fn start() -> Result<Option<Self>> {
+    pub(super) fn start() -> Result<Option<Self>> {
         if !Containerd::is_there() {
             return Ok(None);
         }
@@ -46,11 +46,11 @@ fn connect(containerd: &Containerd) -> Result<SnapshotClient> {
 }
 
 /// containerd collects what nobody refers to, unless it is a root itself. We do not look at it.
-fn labels() -> Labels {
+pub(super) fn labels() -> Labels {
     Labels::from([("containerd.io/gc.root".to_owned(), "bench".to_owned())])
 }
 
-fn key(text: &str) -> Result<SnapshotKey> {
+pub(super) fn key(text: &str) -> Result<SnapshotKey> {
     Ok(SnapshotKey::new(text)?)
 }
 
