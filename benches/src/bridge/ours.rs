@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::client::{Client, request};
+use crate::ground::milliseconds;
 use crate::server::Server;
 
 /// A server with every driver, and one connection to its networks.
@@ -67,8 +68,9 @@ impl Ours {
         self.call("DeleteEndpoint", &body).map(drop)
     }
 
-    /// Publishes `count` ports of an endpoint on the host's ports from `first` on.
-    pub(super) fn publish(&mut self, id: &str, first: u16, count: u16) -> Result<()> {
+    /// Publishes `count` ports of an endpoint on the host's ports from `first` on: milliseconds from the first
+    /// byte of the request to the last of the answer.
+    pub(super) fn publish(&mut self, id: &str, first: u16, count: u16) -> Result<f64> {
         let port = |port: u16| {
             json!({"Proto": 6, "IP": "", "Port": port + 1, "HostIP": "", "HostPort": first + port,
                    "HostPortEnd": first + port})
@@ -76,7 +78,9 @@ impl Ours {
         let ports: Vec<_> = (0..count).map(port).collect();
         let options = json!({"com.docker.network.portmap": ports});
         let body = json!({"NetworkID": "bench", "EndpointID": id, "Options": options});
-        self.call("ProgramExternalConnectivity", &body).map(drop)
+        let verb = "NetworkDriver.ProgramExternalConnectivity";
+        let bytes = request(verb, &body.to_string());
+        milliseconds(|| self.client.call(&bytes).context("publish ports"))
     }
 
     pub(super) fn revoke(&mut self, id: &str) -> Result<()> {
