@@ -66,6 +66,23 @@ impl Rooms {
         held
     }
 
+    /// A key alone, and what it is to stand upon together with all others that are made upon it. Always in the
+    /// order of their names, so that nobody waits in a circle.
+    fn hold_upon(
+        &self,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+    ) -> [Option<KeyGuard<'_, SnapshotKey>>; 2] {
+        let parent = parent.filter(|parent| *parent != key);
+        let first = parent.filter(|parent| *parent < key);
+        let shared = first.map(|parent| self.locks.share(parent));
+        let alone = Some(self.locks.hold(key));
+        match first {
+            Some(_) => [shared, alone],
+            None => [alone, parent.map(|parent| self.locks.share(parent))],
+        }
+    }
+
     /// The layer on which a snapshot stands.
     fn below(&self, parent: Option<&SnapshotKey>) -> Result<Number, Fault> {
         let Some(parent) = parent else {
@@ -90,7 +107,7 @@ impl Rooms {
         kind: SnapshotKind,
         labels: &Labels,
     ) -> Result<Vec<SnapshotMount>, Fault> {
-        let _held = self.hold([key, parent.unwrap_or(key)]);
+        let _held = self.hold_upon(key, parent);
         plan::make(&self.index(), key, parent)?;
         let labels = plan::labels(&Labels::new(), &LabelChange::All(labels.clone()))?;
         // What would make every description fail is told before anything is made.
