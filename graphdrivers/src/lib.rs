@@ -1,7 +1,7 @@
 //! Layers: copy-on-write file trees for container engines.
 //!
 //! [`store::Store`] keeps layers: ids, records, locks, trash, recovery. Below it a [`backend::Backend`] does
-//! with folders what differs between ways of keeping them; [`overlay`] is one. Above it stand two doors:
+//! with folders what differs between ways of keeping them; [`overlay`] is one, [`whole`] holds two more. Above it stand two doors:
 //! [`docker::Door`] mounts what is there, counts who holds what ([`holds`]) and streams archives
 //! ([`archive`]); [`snapshot::Rooms`] tells containerd what to mount. Both may stand before one store.
 //! [`differ::Trees`] unpacks and packs archives for containerd.
@@ -18,6 +18,7 @@ mod keyed;
 pub mod overlay;
 pub mod snapshot;
 pub mod store;
+pub mod whole;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,13 +28,16 @@ use plugin_api::graph::GraphPlugin;
 use plugin_api::snapshot::Snapshotter;
 use plugin_api::{Fault, FaultKind};
 
+use backend::Backend;
 use store::Store;
 
-/// Opens the layers in `state`, kept in the way of that name (`overlay`). `state` exists, belongs to root and
+/// Opens the layers in `state`, kept in the way of that name (`overlay`, `btrfs`, `vfs`). `state` exists, belongs to root and
 /// is closed to others (0700 or 0710). A second opening while this one lives is refused as in use.
 pub fn open_store(state: &Path, driver: &str) -> Result<Arc<Store>, Fault> {
-    let backend = match driver {
+    let backend: Box<dyn Backend> = match driver {
         "overlay" => Box::new(overlay::Overlay),
+        "vfs" => Box::new(whole::vfs::Vfs::default()),
+        "btrfs" => Box::new(whole::btrfs::Btrfs::default()),
         other => {
             let other = plugin_api::id::quoted(other);
             return Err(Fault::invalid(format!(

@@ -112,3 +112,23 @@ fn overlay_keeps_the_contract() {
 fn overlay_keeps_the_contract_over_a_socket() {
     over_a_socket(BackEnd::Overlay);
 }
+
+#[test]
+fn vfs_keeps_the_contract() {
+    in_this_process(BackEnd::Vfs);
+}
+
+#[test]
+fn vfs_keeps_the_contract_over_a_socket() {
+    over_a_socket(BackEnd::Vfs);
+}
+
+#[test]
+fn btrfs_keeps_the_contract() {
+    in_this_process(BackEnd::Btrfs);
+}
+
+#[test]
+fn btrfs_keeps_the_contract_over_a_socket() {
+    over_a_socket(BackEnd::Btrfs);
+}

@@ -9,6 +9,7 @@
 //! and the errno. File descriptors are `OwnedFd` or `BorrowedFd`, never numbers.
 
 pub mod activation;
+pub mod btrfs;
 pub mod dm;
 pub mod error;
 pub mod exec;

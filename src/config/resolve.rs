@@ -48,7 +48,7 @@ impl Kind {
     /// The drivers of this kind.
     pub(crate) fn drivers(self) -> &'static [&'static str] {
         match self {
-            Self::Graph | Self::Snapshot => &["overlay"],
+            Self::Graph | Self::Snapshot => &["overlay", "btrfs", "vfs"],
             Self::Network => &["bridge"],
             Self::Ipam | Self::Volume => &["local"],
         }

@@ -5,7 +5,7 @@
 //! are set on one name below an open folder, links never followed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 use kernel::fsutil::{Dress, Folder, Fresh, Kind, Meta, Time};
 
+use super::diff::{is_opaque, look_below};
 use super::reader::{Item, ItemKind, Reader};
 use super::{ArchiveError, OPAQUE, OPAQUE_XATTR, WHITEOUT, lossy, travels};
 
@@ -41,6 +42,7 @@ pub fn unpack(root: &Path, into: Into<'_>, archive: &mut dyn BufRead) -> Result<
         lowers: lowers.collect::<kernel::Result<_>>()?,
         brought,
         known: HashMap::new(),
+        hidden: BTreeMap::new(),
         last: BTreeMap::new(),
     };
     let mut reader = Reader::new(archive);
@@ -58,6 +60,8 @@ struct Unpacker {
     /// Open folders by their names as the archive spells them: most entries lie beside their predecessor.
     /// Forgotten as soon as anything is removed, for then a name may mean something else.
     known: HashMap<Vec<u8>, Rc<Place>>,
+    /// Whiteouts that were made, by the folder in which they lie.
+    hidden: BTreeMap<PathBuf, Vec<OsString>>,
     /// What folders get when nothing changes in them any more.
     last: BTreeMap<PathBuf, Last>,
 }
@@ -278,7 +282,13 @@ impl Unpacker {
         let name = OsStr::from_bytes(hidden);
         // A whiteout hides what lies below, never what this archive brings, in whichever order.
         match folder.stat(name)? {
-            None => folder.make_whiteout(name)?,
+            None => {
+                folder.make_whiteout(name)?;
+                self.hidden
+                    .entry(place.path.clone())
+                    .or_default()
+                    .push(name.to_owned());
+            }
             Some(meta) if meta.kind == Kind::Folder => {
                 folder.set_xattr(name, OsStr::new(OPAQUE_XATTR), b"y")?;
             }
@@ -448,8 +458,48 @@ impl Unpacker {
     }
 
     /// Deepest first: setting a folder's times changes nothing above it, but keep the order plain.
+    /// Removes whiteouts from folders under which nothing lies: the kernel lists such a folder as it is, and
+    /// so names that cannot be found.
+    fn drop_idle_whiteouts(&self) -> Result<()> {
+        for (path, names) in &self.hidden {
+            let Ok(folder) = self.root.descend(path) else {
+                continue;
+            };
+            if self.lies_upon_something(path)? {
+                continue;
+            }
+            for name in names {
+                // Something else may have taken its place since.
+                if folder.stat(name)?.is_some_and(|meta| meta.is_whiteout()) {
+                    folder.unlink(name)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the folder `path` of this layer is seen together with one of a layer below.
+    fn lies_upon_something(&self, path: &Path) -> Result<bool> {
+        let mut below: Vec<Folder> = Vec::new();
+        for lower in &self.lowers {
+            below.push(lower.again()?);
+        }
+        let mut own = self.root.again()?;
+        for name in path.components() {
+            let name = name.as_os_str();
+            own = own.descend(Path::new(name))?;
+            below = if is_opaque(&own)? {
+                Vec::new()
+            } else {
+                look_below(&below, name)?.1
+            };
+        }
+        Ok(!below.is_empty())
+    }
+
     fn finish(mut self) -> Result<()> {
         self.known.clear();
+        self.drop_idle_whiteouts()?;
         for (path, last) in self.last.iter().rev() {
             // Gone, or replaced by something else, later in the archive.
             let Ok(folder) = self.root.descend_in_root(path) else {

@@ -21,7 +21,7 @@ pub(super) fn below(path: &[u8], name: &OsStr) -> Vec<u8> {
     [path, b"/", name.as_bytes()].concat()
 }
 
-fn is_opaque(folder: &Folder) -> Result<bool> {
+pub(super) fn is_opaque(folder: &Folder) -> Result<bool> {
     let value = folder.get_xattr(OsStr::new("."), OsStr::new(OPAQUE_XATTR))?;
     Ok(value.is_some_and(|value| value == b"y"))
 }
@@ -129,7 +129,7 @@ fn compare(upper: &Folder, lowers: &[Folder], path: &[u8], all: &mut Vec<Change>
 }
 
 /// Whether the layers below show that name, and which folders of that name lie under each other.
-fn look_below(lowers: &[Folder], name: &OsStr) -> Result<(bool, Vec<Folder>)> {
+pub(super) fn look_below(lowers: &[Folder], name: &OsStr) -> Result<(bool, Vec<Folder>)> {
     let mut folders: Vec<Folder> = Vec::new();
     for lower in lowers {
         let Some(meta) = lower.stat(name)? else {

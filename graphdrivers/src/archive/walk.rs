@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use kernel::fsutil::{Folder, Kind, Meta, Time};
-use plugin_api::graph::{Change, ChangeKind};
+use plugin_api::graph::{Change, ChangeKind, Usage};
 
 use super::diff::below;
 use super::writer::Writer;
@@ -50,6 +50,16 @@ pub fn size(new: &Folder, old: Option<&Folder>) -> Result<u64> {
     let mut sizes = Sizes::default();
     run(new, old, &mut sizes)?;
     Ok(sizes.bytes)
+}
+
+/// As [`size`], with the number of inodes that are new or changed.
+pub fn usage(new: &Folder, old: Option<&Folder>) -> Result<Usage> {
+    let mut sizes = Sizes::default();
+    run(new, old, &mut sizes)?;
+    Ok(Usage {
+        bytes: sizes.bytes,
+        inodes: sizes.inodes,
+    })
 }
 
 fn run(new: &Folder, old: Option<&Folder>, found: &mut dyn Finds) -> Result<()> {
@@ -145,6 +155,7 @@ impl Finds for Vec<Change> {
 #[derive(Default)]
 struct Sizes {
     bytes: u64,
+    inodes: u64,
     seen: BTreeSet<(u64, u64)>,
 }
 
@@ -154,7 +165,12 @@ impl Finds for Sizes {
     }
 
     fn present(&mut self, _: (&Folder, &OsStr), meta: &Meta, _: &[u8], _: ChangeKind) -> Result<()> {
-        if meta.kind != Kind::Folder && (meta.links == 1 || self.seen.insert((meta.dev, meta.ino))) {
+        let again = meta.kind != Kind::Folder && meta.links > 1 && !self.seen.insert((meta.dev, meta.ino));
+        if again {
+            return Ok(());
+        }
+        self.inodes += 1;
+        if meta.kind != Kind::Folder {
             self.bytes = self.bytes.checked_add(meta.size).ok_or_else(|| {
                 let error = io::Error::from(io::ErrorKind::FileTooLarge);
                 ArchiveError::Kernel(kernel::Error::new("add sizes", "of a layer", error))

@@ -80,6 +80,7 @@ impl Store {
             fsutil::make_dir(&state.join(name), 0o700).map_err(kernel_fault)?;
         }
         upgrade::run(&state, &records)?;
+        names::keep_driver(&records, backend.name())?;
         let store = Self {
             index: Mutex::new(Index::new(rows::load(&records)?)),
             counter: Counter::load(&records)?,

@@ -12,7 +12,7 @@ use plugin_api::{Fault, FaultKind};
 
 use crate::{damaged, kernel_fault};
 
-const ROWS: &str = "homes";
+pub(super) const ROWS: &str = "homes";
 const COUNTER: &str = "counter";
 const NEXT: &str = "next";
 const VERSION: u8 = 1;

@@ -1,9 +1,13 @@
 //! What the tests of layers share. They need root: real mounts, in a namespace of their own.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod disk_image;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use kernel::mount::{Limits, mount_tmpfs};
 use plugin_api::Fault;
 use plugin_api::graph::{GraphPlugin, NewLayer};
 use plugin_api::id::LayerId;
@@ -13,41 +17,51 @@ use plugin_api::snapshot::Snapshotter;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BackEnd {
     Overlay,
+    Vfs,
+    Btrfs,
 }
 
 impl BackEnd {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::Vfs => "vfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
     /// Behind Docker's door.
     pub(crate) fn graph(self, state: &Path) -> Result<Arc<dyn GraphPlugin>, Fault> {
-        match self {
-            Self::Overlay => graphdrivers::graph_door(&graphdrivers::open_store(state, "overlay")?),
-        }
+        graphdrivers::graph_door(&graphdrivers::open_store(state, self.name())?)
     }
 
     /// Behind containerd's door.
     pub(crate) fn snapshots(self, state: &Path) -> Result<Arc<dyn Snapshotter>, Fault> {
-        match self {
-            Self::Overlay => graphdrivers::snapshot_door(&graphdrivers::open_store(state, "overlay")?),
-        }
+        graphdrivers::snapshot_door(&graphdrivers::open_store(state, self.name())?)
     }
 
-    /// The file system on which it is tried.
+    /// The file system on which it is tried, where that of the machine may not do.
     pub(crate) fn file_system(self) -> &'static str {
         match self {
-            Self::Overlay => "ext4",
+            Self::Overlay | Self::Vfs => "ext4",
+            Self::Btrfs => "btrfs",
         }
     }
 
-    /// Bytes of the smallest disk that suits.
+    /// Bytes of a small disk that suits.
     pub(crate) fn disk_size(self) -> usize {
         match self {
-            Self::Overlay => 64 << 20,
+            Self::Overlay | Self::Vfs => 64 << 20,
+            // btrfs makes none of less than 109 MiB.
+            Self::Btrfs => 128 << 20,
         }
     }
 
     /// Runs a test in mounts of its own, over an empty state folder on a file system that suits.
     pub(crate) fn alone(self, test: impl FnOnce(&Path) + Send) {
         match self {
-            Self::Overlay => alone(test),
+            Self::Overlay | Self::Vfs => alone(test),
+            Self::Btrfs => alone_on("btrfs", 1 << 30, test),
         }
     }
 }
@@ -75,6 +89,48 @@ pub(crate) fn alone(test: impl FnOnce(&Path) + Send) {
 /// Docker's door to a store of overlays.
 pub(crate) fn try_open(state: &Path) -> Result<Arc<dyn GraphPlugin>, Fault> {
     BackEnd::Overlay.graph(state)
+}
+
+/// As [`alone`], on a new file system of that kind and size.
+pub(crate) fn alone_on(kind: &str, size: usize, test: impl FnOnce(&Path) + Send) {
+    alone(|outside| on_new_disk(outside, kind, size, test));
+}
+
+/// A state folder on a new file system of that kind, beside another state folder.
+pub(crate) fn beside(state: &Path, kind: &str, test: impl FnOnce(&Path)) {
+    on_new_disk(state, kind, 1 << 30, test);
+}
+
+fn on_new_disk(outside: &Path, kind: &str, size: usize, test: impl FnOnce(&Path)) {
+    let base = outside.parent().unwrap();
+    let (target, memory) = (base.join("disk"), base.join("memory"));
+    for folder in [&target, &memory] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    // Flushes of the one are to cost nothing below it.
+    mount_tmpfs(&memory, 0, 0o700, Limits::default()).unwrap();
+    let image = memory.join("disk.img");
+    disk_image::make(kind, size, &image);
+    disk_image::mount(kind, &image, &target).unwrap();
+    let state = target.join("state");
+    kernel::fsutil::make_dir(&state, 0o700).unwrap();
+    test(&state);
+}
+
+/// What lies in a folder of a state, after what is being unlinked has had its time.
+pub(crate) fn left_in(folder: &Path) -> Vec<PathBuf> {
+    let patience = Instant::now() + Duration::from_secs(10);
+    loop {
+        let left: Vec<PathBuf> = std::fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        if left.is_empty() || Instant::now() > patience {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 pub(crate) fn open(state: &Path) -> Arc<dyn GraphPlugin> {

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use plugin_api::graph::{GraphInit, GraphPlugin};
 
 use crate::Scene;
-use crate::common::{BackEnd, archive, diff, file, folder, id, layer, link, picture};
+use crate::common::{BackEnd, archive, diff, file, folder, id, layer, left_in, link, picture};
 use crate::cuts::{Ledger, Outcome};
 use crate::disk::Disk;
-use crate::left_in;
 
 pub(crate) struct Docker;
 
@@ -47,8 +46,16 @@ impl Engine<'_> {
 
     fn container(&mut self, name: &str, parent: &str) {
         let plugin = Arc::clone(&self.plugin);
+        let make = || plugin.create_read_write(&layer(name, parent)).map(drop).unwrap();
+        let seen = || look(&*plugin, name);
+        self.ledger.say_and_look(self.disk, name, make, seen);
+    }
+
+    /// What a container writes is its own affair.
+    fn writes(&mut self, name: &str, work: impl FnOnce(&Path)) {
+        let dir = self.plugin.get(&id(name), "").unwrap();
         self.ledger.say(self.disk, name, || {
-            plugin.create_read_write(&layer(name, parent)).unwrap();
+            work(&dir);
             Outcome::There
         });
     }
@@ -96,9 +103,10 @@ impl Scene for Docker {
             engine.image(&base, "", &first_layer(round));
             engine.image(&next, &base, &second_layer());
             engine.container(&run, &next);
-            let dir = engine.plugin.get(&id(&run), "").unwrap();
-            fs::write(dir.join("etc/new"), "by the container").unwrap();
-            fs::remove_file(dir.join("etc/file-5")).unwrap();
+            engine.writes(&run, |dir| {
+                fs::write(dir.join("etc/new"), "by the container").unwrap();
+                fs::remove_file(dir.join("etc/file-5")).unwrap();
+            });
             let changes = diff(&*engine.plugin, &run, &next);
             engine.image(&commit, &next, &changes);
             engine.plugin.put(&id(&run)).unwrap();

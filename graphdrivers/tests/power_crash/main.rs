@@ -15,16 +15,16 @@ mod snapshots;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use common::BackEnd;
+use common::{BackEnd, disk_image};
 use cuts::{Cut, Ledger, Player};
 use disk::Disk;
 use kernel::mount::{self, Limits};
 
 /// How many cuts of a scene are tried at least, and how many of them by the test command.
 const ALL: usize = 600;
-const SOME: usize = 24;
+const SOME: usize = 16;
 
 /// A way into a store, and what is said there.
 pub(crate) trait Scene {
@@ -48,8 +48,8 @@ impl Stage {
 
     fn try_cut(&self, image: &[u8], judge: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
         let path = self.ram.join("cut.img");
-        disk::write_sparse(&path, image).unwrap();
-        disk::mount_image(self.kind, &path, &self.disk)
+        disk_image::write_sparse(&path, image).unwrap();
+        disk_image::mount(self.kind, &path, &self.disk)
             .map_err(|error| format!("{error}: {}", error.source))?;
         let verdict = judge(&self.state());
         let _ = mount::unmount_detached(&self.disk);
@@ -72,9 +72,9 @@ fn survives_power_cuts(back_end: BackEnd, scene: &(impl Scene + Sync)) {
         mount::mount_tmpfs(&stage.ram, 0, 0o700, Limits::default()).unwrap();
         let disk = Disk::serve(
             &stage.ram.join("disk.img"),
-            disk::format(stage.kind, back_end.disk_size(), &stage.ram),
+            disk_image::format(stage.kind, back_end.disk_size(), &stage.ram),
         );
-        disk::mount_image(stage.kind, &disk.file, &stage.disk).unwrap();
+        disk_image::mount(stage.kind, &disk.file, &stage.disk).unwrap();
         kernel::fsutil::make_dir(&stage.state(), 0o700).unwrap();
         kernel::fsutil::sync_filesystem(&stage.state()).unwrap();
         let (mut ledger, from) = (Ledger::default(), disk.position());
@@ -115,22 +115,6 @@ fn try_all(
     assert!(trouble.is_empty(), "{}", trouble.join("\n"));
 }
 
-/// What lies in a folder of a state, after what is being unlinked has had its time.
-pub(crate) fn left_in(folder: &Path) -> Vec<PathBuf> {
-    let patience = Instant::now() + Duration::from_secs(10);
-    loop {
-        let left: Vec<PathBuf> = fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .map(|entry| entry.unwrap().path())
-            .collect();
-        if left.is_empty() || Instant::now() > patience {
-            return left;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 #[test]
 fn overlay_behind_dockers_door_survives_power_cuts() {
     survives_power_cuts(BackEnd::Overlay, &docker::Docker);
@@ -139,4 +123,24 @@ fn overlay_behind_dockers_door_survives_power_cuts() {
 #[test]
 fn overlay_behind_containerds_door_survives_power_cuts() {
     survives_power_cuts(BackEnd::Overlay, &snapshots::Containerd);
+}
+
+#[test]
+fn vfs_behind_dockers_door_survives_power_cuts() {
+    survives_power_cuts(BackEnd::Vfs, &docker::Docker);
+}
+
+#[test]
+fn vfs_behind_containerds_door_survives_power_cuts() {
+    survives_power_cuts(BackEnd::Vfs, &snapshots::Containerd);
+}
+
+#[test]
+fn btrfs_behind_dockers_door_survives_power_cuts() {
+    survives_power_cuts(BackEnd::Btrfs, &docker::Docker);
+}
+
+#[test]
+fn btrfs_behind_containerds_door_survives_power_cuts() {
+    survives_power_cuts(BackEnd::Btrfs, &snapshots::Containerd);
 }

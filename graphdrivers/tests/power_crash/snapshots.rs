@@ -9,10 +9,9 @@ use plugin_api::FaultKind;
 use plugin_api::snapshot::{Labels, SnapshotKey, SnapshotKind, SnapshotMount, Snapshotter};
 
 use crate::Scene;
-use crate::common::{BackEnd, picture};
+use crate::common::{BackEnd, left_in, picture};
 use crate::cuts::{Ledger, Outcome};
 use crate::disk::Disk;
-use crate::left_in;
 
 pub(crate) struct Containerd;
 
@@ -100,16 +99,18 @@ impl Scene for Containerd {
         };
         for round in 0..4 {
             let [base, next] = ["b", "n"].map(|name| format!("{name}{round}"));
-            client.layer(&base, "", true, |at| {
+            client.layer(&base, "", false, |at| {
                 fs::create_dir(at.join("dir")).unwrap();
                 for n in 0..30 {
                     fs::write(at.join(format!("dir/{n}")), vec![b'x'; n * 700]).unwrap();
                 }
             });
-            client.layer(&next, &base, true, |at| {
+            client.layer(&next, &base, round < 2, |at| {
                 fs::create_dir_all(at.join("dir")).unwrap();
                 fs::write(at.join("dir/2"), "changed").unwrap();
-                fs::remove_file(at.join("dir/1")).unwrap();
+                if round < 2 {
+                    fs::remove_file(at.join("dir/1")).unwrap();
+                }
                 fs::create_dir(at.join("new")).unwrap();
                 fs::write(at.join("new/large"), vec![7; 300_000]).unwrap();
             });

@@ -26,6 +26,8 @@ fn run(back_end: BackEnd, case: fn(&mut Shop)) {
 macro_rules! over_each_back_end {
     ($($room:ident: $($case:ident)+;)+) => {
         over_each_back_end!(@ overlay Overlay; $($($room $case)+)+);
+        over_each_back_end!(@ vfs Vfs; $($($room $case)+)+);
+        over_each_back_end!(@ btrfs Btrfs; $($($room $case)+)+);
     };
     (@ $module:ident $back_end:ident; $($room:ident $case:ident)+) => {
         mod $module {

@@ -402,6 +402,11 @@ impl Folder {
         xattr::list_xattrs(&self.handle(name))
     }
 
+    /// Removes an attribute of a name (`.`: of this folder), links not followed.
+    pub fn remove_xattr(&self, name: &OsStr, key: &OsStr) -> Result<bool> {
+        xattr::remove_xattr(&self.handle(name), key)
+    }
+
     /// Sets an attribute of a name (`.`: of this folder), links not followed.
     pub fn set_xattr(&self, name: &OsStr, key: &OsStr, value: &[u8]) -> Result<()> {
         xattr::set_xattr(&self.handle(name), key, value)

@@ -4,6 +4,7 @@
 //! What comes from outside (archives, volumes) is only ever touched through [`Folder`]: by one name
 //! below an open directory, links never followed, magic links never, other mounts only where said.
 
+mod copy;
 mod flusher;
 mod folder;
 mod fresh;
@@ -18,6 +19,7 @@ use std::path::Path;
 
 use rustix::fs::{self as sys, FlockOperation, Mode, OFlags, ResolveFlags};
 
+pub use copy::{copy_tree, share_blocks};
 pub use flusher::Flusher;
 pub use folder::{Entry, Folder, Kind, Meta, Time, device, device_parts};
 pub use fresh::{Dress, Fresh};

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use super::folder::{Entry, Folder, Kind};
+use crate::btrfs;
 use crate::error::{Error, Result};
 
 /// Deeper folders are first moved up, so that no tree needs more open descriptors than this.
@@ -72,6 +73,12 @@ fn is_folder(folder: &Folder, entry: &Entry) -> Result<bool> {
     })
 }
 
+/// Whether a folder may be the root of a subvolume; elsewhere that number is nothing special.
+fn is_subvolume(folder: &Folder, entry: &Entry) -> Result<bool> {
+    let meta = folder.stat(&entry.name)?;
+    Ok(meta.is_some_and(|meta| meta.ino == btrfs::ROOT_INODE))
+}
+
 fn remove_tree_at(parent: &Folder, name: &OsStr) -> Result<bool> {
     let Some(meta) = parent.stat(name)? else {
         return Ok(false);
@@ -94,6 +101,8 @@ fn remove_tree_at(parent: &Folder, name: &OsStr) -> Result<bool> {
         };
         if !is_folder(&level.folder, &entry)? {
             level.folder.unlink(&entry.name)?;
+        } else if is_subvolume(&level.folder, &entry)? && btrfs::destroy(&level.folder, &entry.name)? {
+            // With everything in it, in one step.
         } else if depth < DEEPEST {
             let next = Level::enter(&level.folder, &entry.name)?;
             levels.push(next);

@@ -82,16 +82,22 @@ impl Batch {
     }
 }
 
+/// Where the file system never writes a block twice in one place (btrfs), has it do so for a new, empty store:
+/// or nothing could be removed from a full disk any more. Our own checksums make up for those it drops.
+fn write_in_place(file: &std::fs::File) {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    if let Ok(flags) = ioctl_getflags(file) {
+        // Refused elsewhere, and for a store that holds something.
+        let _ = ioctl_setflags(file, flags | IFlags::NOCOW);
+    }
+}
+
 impl Records {
     /// Opens or makes the store at `path`, whose folder exists.
     pub fn open(path: &Path) -> Result<Self> {
-        // For root alone, also where the folder should be open to others.
-        let file = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path);
-        drop(file.context("open record store", path)?);
+        if !std::fs::metadata(path).is_ok_and(|meta| meta.len() > 0) {
+            Self::make(path)?;
+        }
         Ok(Self {
             database: RwLock::new(Some(Self::open_database(path)?)),
             path: path.to_owned(),
@@ -107,6 +113,26 @@ impl Records {
             reserve,
             ..Self::open(path)?
         })
+    }
+
+    /// A new store comes under its name when it is whole on disk: half of one could never be opened again.
+    fn make(path: &Path) -> Result<()> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let draft = path.with_file_name(name);
+        // For root alone, also where the folder should be open to others.
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft);
+        let file = file.context("make record store", &draft)?;
+        write_in_place(&file);
+        let database = Database::builder().create(&draft);
+        drop(database.map_err(|error| Self::wrap("make record store", &draft, error))?);
+        file.sync_all().context("flush", &draft)?;
+        crate::fsutil::rename_synced(&draft, path)
     }
 
     fn open_database(path: &Path) -> Result<Database> {
@@ -257,6 +283,17 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_death_left_of_a_new_store_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        std::fs::write(folder.path().join("state.redb.new"), "half a st").unwrap();
+        std::fs::write(&path, "").unwrap();
+        let records = Records::open(&path).unwrap();
+        records.commit(&Batch::new().put("a", "x", vec![1])).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn a_batch_is_there_after_reopening() {
