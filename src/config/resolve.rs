@@ -295,7 +295,7 @@ mod tests {
         for (text, part) in [
             (
                 "[graph.a]\ndriver=\"zfs\"",
-                "driver \"zfs\" is not known; there is overlay",
+                "driver \"zfs\" is not known; there is overlay, btrfs, vfs",
             ),
             ("[graph.\"../x\"]\ndriver=\"overlay\"", "socket's name"),
             ("state = \"/x\"", "no driver is configured"),
