@@ -80,6 +80,12 @@ impl Lease {
         self.ttl
     }
 
+    /// When the last attempt to renew it that succeeded began: it lives for its length from then on, if
+    /// the store has not ended it.
+    pub fn renewed(&self) -> Instant {
+        self.shared.lock().renewed
+    }
+
     /// Whether the store has ended it, or must be taken to: nothing was renewed for its length.
     pub fn is_lost(&self) -> bool {
         self.shared.lock().is_lost(self.ttl)

@@ -23,3 +23,12 @@ pub fn open_bridge(state: &Path, runtime: &Path) -> Result<Arc<dyn NetworkDriver
 pub fn open_local_ipam(state: &Path) -> Result<Arc<dyn IpamDriver>, Fault> {
     Ok(Arc::new(ipam::local::Local::open(state)?))
 }
+
+/// Opens the address driver of many hosts over a folder of state and a store that all of them reach.
+pub fn open_cluster_ipam(
+    state: &Path,
+    store: Arc<dyn cluster::Store>,
+    settings: &ipam::cluster::Settings,
+) -> Result<Arc<ipam::cluster::Cluster>, Fault> {
+    Ok(Arc::new(ipam::cluster::Cluster::open(state, store, settings)?))
+}

@@ -182,7 +182,7 @@ impl State {
 }
 
 /// Subnets that this host already reaches in some way: a pool there would cut it off.
-fn host_nets() -> Result<Vec<IpNet>, Fault> {
+pub(super) fn host_nets() -> Result<Vec<IpNet>, Fault> {
     let socket = Socket::route().map_err(storage)?;
     let routes = socket.routes().map_err(storage)?;
     let mut nets: Vec<IpNet> = routes
@@ -200,12 +200,12 @@ fn host_nets() -> Result<Vec<IpNet>, Fault> {
 }
 
 /// What a pool request asks for, checked.
-enum Wish {
+pub(super) enum Wish {
     Given(IpNet, Option<IpNet>),
     Choose { v6: bool, prefix: Option<u8> },
 }
 
-fn wish(request: &PoolRequest) -> Result<Wish, Fault> {
+pub(super) fn wish(request: &PoolRequest) -> Result<Wish, Fault> {
     if let Some(option) = request.options.keys().next() {
         let option = plugin_api::id::quoted(option);
         return Err(Fault::invalid(format!(
