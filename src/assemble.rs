@@ -93,6 +93,21 @@ fn add(plugin: &mut Plugin, instance: &Instance, stores: &mut Stores) -> anyhow:
     Ok(())
 }
 
+/// Moves the layers of Docker's `overlay2` in `folder` into the store of `[graph.NAME]`.
+pub(crate) fn adopt_layers(
+    config: &Config,
+    name: &str,
+    folder: &Path,
+    dry: bool,
+) -> anyhow::Result<Vec<(graphdrivers::adopt::Found, graphdrivers::adopt::Fate)>> {
+    let mut graph = config.plugins.get(name).into_iter().flatten();
+    let graph = graph.find(|one| one.kind == Kind::Graph);
+    let instance = graph.with_context(|| format!("adopt layers: there is no table [graph.{name}]"))?;
+    make_folder(&instance.state)?;
+    let store = store(&mut Stores::default(), &instance.state, &instance.driver)?;
+    graphdrivers::adopt::adopt(&store, folder, dry).map_err(told)
+}
+
 fn store(stores: &mut Stores, state: &Path, driver: &str) -> anyhow::Result<Arc<graphdrivers::store::Store>> {
     if let Some(store) = stores.get(state) {
         return Ok(Arc::clone(store));

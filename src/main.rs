@@ -8,11 +8,12 @@ mod config;
 mod observe;
 mod serve;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
+use graphdrivers::adopt::Fate;
 
 use config::{Config, Instance, Kind, resolve::Flags};
 
@@ -30,6 +31,23 @@ enum Command {
     Serve(Where),
     /// Check the configuration and show what it means
     Check(Where),
+    /// Take over the layers of Docker's driver overlay2 without copying them, while neither engine nor
+    /// longshore runs
+    Adopt {
+        /// The table `[graph.NAME]` whose store gets them
+        name: String,
+        /// Docker's folder of layers, such as /var/lib/docker/overlay2
+        folder: PathBuf,
+        /// Say what would be done, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Configuration file [default: /etc/longshore/longshore.toml if it is there]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Folder of the drivers' state [default: /var/lib/longshore]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+    },
     /// Write the manual pages into a folder
     Man {
         /// The folder
@@ -106,6 +124,20 @@ fn run(command: Command) -> anyhow::Result<()> {
             check(&Config::load(&given.into())?);
             Ok(())
         }
+        Command::Adopt {
+            name,
+            folder,
+            dry_run,
+            config,
+            state,
+        } => {
+            let flags = Flags {
+                config,
+                state,
+                ..Flags::default()
+            };
+            adopt(&Config::load(&flags)?, &name, &folder, dry_run)
+        }
         Command::Man { folder } => {
             std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
             clap_mangen::generate_to(Arguments::command(), &folder)
@@ -121,6 +153,22 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+fn adopt(config: &Config, name: &str, folder: &Path, dry: bool) -> anyhow::Result<()> {
+    let found = assemble::adopt_layers(config, name, folder, dry)?;
+    let verb = if dry { "would be moved" } else { "moved" };
+    for (layer, fate) in &found {
+        let kind = if layer.writable { "container" } else { "image" };
+        let parent = layer.parent.as_ref().map_or("-", |parent| parent.as_str());
+        let fate = match fate {
+            Fate::Moved => verb,
+            Fate::AlreadySo => "in the store",
+        };
+        println!("{} {kind} upon {parent}: {fate}", layer.id.as_str());
+    }
+    println!("{} layers", found.len());
+    Ok(())
 }
 
 fn check(config: &Config) {

@@ -92,6 +92,16 @@ pub trait Backend: Send + Sync + Debug {
     /// renamed afterwards. Nothing has to be flushed: it is made anew if a power cut takes it.
     fn build(&self, stack: &Stack) -> Result<(), Fault>;
 
+    /// Makes what a layer needs beside a tree that Docker's `overlay2` made, and that comes to `stack.tree()`
+    /// afterwards. `stack.home` is a folder, empty unless this was called before.
+    fn expect_overlay(&self, _stack: &Stack) -> Result<(), Fault> {
+        let message = format!(
+            "adopt a layer of overlay2: {} layers are kept in another way",
+            self.name()
+        );
+        Err(Fault::unsupported(message))
+    }
+
     /// How a layer that was built is seen.
     fn view(&self, stack: &Stack) -> View;
 

@@ -9,6 +9,7 @@
 //! **Invariant:** one process per state folder; everything in it can be rebuilt from `state.redb`, the
 //! folders and the kernel's list of mounts, in whichever state a death left them.
 
+pub mod adopt;
 pub mod archive;
 pub mod backend;
 pub mod differ;

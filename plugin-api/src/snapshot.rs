@@ -124,6 +124,19 @@ pub trait Snapshotter: Send + Sync {
     /// Makes `key` unchangeable under `name`, durably, in a time that does not depend on its size. Views and
     /// committed ones are `WrongState`, a name in use is `AlreadyExists`; `key` is free afterwards.
     fn commit(&self, name: &SnapshotKey, key: &SnapshotKey, labels: &Labels) -> Result<(), Fault>;
+    /// As [`Self::commit`], upon a parent that is given now: `key` was prepared upon nothing, or upon that one
+    /// (containerd's capability `rebase`). Another parent is `Invalid`.
+    fn commit_upon(
+        &self,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        parent: &SnapshotKey,
+        labels: &Labels,
+    ) -> Result<(), Fault> {
+        let _ = (name, parent, labels);
+        let message = format!("commit snapshot {key}: a new parent cannot be given to it here");
+        Err(Fault::unsupported(message))
+    }
     /// Removes it; `NotFound`, or `InUse` while another stands upon it. Space may come free later.
     fn remove(&self, key: &SnapshotKey) -> Result<(), Fault>;
     /// The snapshot, or `NotFound`.

@@ -123,6 +123,24 @@ impl Snapshotter for SnapshotClient {
             .map(drop)
     }
 
+    fn commit_upon(
+        &self,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        parent: &SnapshotKey,
+        labels: &Labels,
+    ) -> Result<(), Fault> {
+        let asked = w::CommitRequest {
+            snapshotter: snapshotter(),
+            name: text(name),
+            key: text(key),
+            labels: labels.clone(),
+            parent: text(parent),
+        };
+        self.call(asked, async |mut client, asked| client.commit(asked).await)
+            .map(drop)
+    }
+
     fn remove(&self, key: &SnapshotKey) -> Result<(), Fault> {
         let asked = w::RemoveRequest {
             snapshotter: self.snapshotter.clone(),

@@ -8,6 +8,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod adoption;
 mod contract;
 mod engine_containerd;
 mod engine_differ;

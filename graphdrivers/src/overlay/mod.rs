@@ -51,6 +51,13 @@ impl Backend for Overlay {
         Ok(())
     }
 
+    fn expect_overlay(&self, stack: &Stack) -> Result<(), Fault> {
+        if stack.writable {
+            fsutil::make_dir(&stack.home.join(WORK), 0o700).map_err(kernel_fault)?;
+        }
+        Ok(())
+    }
+
     fn view(&self, stack: &Stack) -> View {
         let own = stack.tree();
         if stack.below.is_empty() {

@@ -142,6 +142,37 @@ impl Rooms {
         mounts
     }
 
+    /// Makes `key` unchangeable under `name`, upon `parent` where one is given late. The caller holds all three.
+    fn enter(
+        &self,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: &Labels,
+    ) -> Result<(), Fault> {
+        let mut snapshot = plan::commit(&self.index(), name, key)?;
+        if let Some(parent) = parent {
+            plan::rebase(&self.index(), key, &snapshot, parent)?;
+            snapshot.parent = Some(parent.clone());
+        }
+        snapshot.labels = plan::labels(&Labels::new(), &LabelChange::All(labels.clone()))?;
+        snapshot.kind = SnapshotKind::Committed;
+        snapshot.created = SystemTime::now();
+        snapshot.updated = snapshot.created;
+        let batch = store::put(store::delete(Batch::new(), key), name, &snapshot);
+        match snapshot.layer {
+            Some(layer) => {
+                let below = self.below(snapshot.parent.as_ref())?;
+                self.store.seal(layer, Some(below), batch)?;
+            }
+            None => self.save(&batch)?,
+        }
+        let mut index = self.index();
+        index.remove(key);
+        index.insert(name.clone(), snapshot);
+        Ok(())
+    }
+
     fn save(&self, batch: &Batch) -> Result<(), Fault> {
         self.store.records().commit(batch).map_err(kernel_fault)
     }
@@ -177,23 +208,18 @@ impl Snapshotter for Rooms {
 
     fn commit(&self, name: &SnapshotKey, key: &SnapshotKey, labels: &Labels) -> Result<(), Fault> {
         let _held = self.hold([name, key]);
-        let mut snapshot = plan::commit(&self.index(), name, key)?;
-        snapshot.labels = plan::labels(&Labels::new(), &LabelChange::All(labels.clone()))?;
-        snapshot.kind = SnapshotKind::Committed;
-        snapshot.created = SystemTime::now();
-        snapshot.updated = snapshot.created;
-        let batch = store::put(store::delete(Batch::new(), key), name, &snapshot);
-        match snapshot.layer {
-            Some(layer) => {
-                let below = self.below(snapshot.parent.as_ref())?;
-                self.store.seal(layer, Some(below), batch)?;
-            }
-            None => self.save(&batch)?,
-        }
-        let mut index = self.index();
-        index.remove(key);
-        index.insert(name.clone(), snapshot);
-        Ok(())
+        self.enter(name, key, None, labels)
+    }
+
+    fn commit_upon(
+        &self,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        parent: &SnapshotKey,
+        labels: &Labels,
+    ) -> Result<(), Fault> {
+        let _held = self.hold([name, key, parent]);
+        self.enter(name, key, Some(parent), labels)
     }
 
     fn remove(&self, key: &SnapshotKey) -> Result<(), Fault> {

@@ -46,6 +46,26 @@ pub(super) fn commit(all: &Snapshots, name: &SnapshotKey, key: &SnapshotKey) -> 
     Ok(found.clone())
 }
 
+/// Whether a snapshot may be committed upon that parent: what was written is told against the parent it was
+/// prepared upon, so only one that was prepared upon nothing gets another.
+pub(super) fn rebase(
+    all: &Snapshots,
+    key: &SnapshotKey,
+    now: &Snapshot,
+    parent: &SnapshotKey,
+) -> Result<(), Fault> {
+    if find(all, parent)?.kind != SnapshotKind::Committed {
+        let message = format!("commit snapshot {key} upon {parent}: that one is not committed");
+        return Err(Fault::invalid(message));
+    }
+    match &now.parent {
+        Some(other) if other != parent => Err(Fault::invalid(format!(
+            "commit snapshot {key} upon {parent}: it was made upon {other}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The snapshot that is to be removed.
 pub(super) fn remove(all: &Snapshots, key: &SnapshotKey) -> Result<Snapshot, Fault> {
     let found = find(all, key)?;

@@ -288,6 +288,59 @@ impl Store {
         Ok(number)
     }
 
+    /// Records a layer whose tree is yet to come from elsewhere, by [`Self::take_over`]. Until then it counts as
+    /// one whose content is missing, so that nothing is made in its place.
+    pub fn expect(&self, fresh: &Fresh, name: impl FnOnce(Batch, Number) -> Batch) -> Result<Number, Fault> {
+        let mut index = self.index();
+        let below = index.below(fresh.parent)?;
+        chain::check_depth(below.len() + usize::from(!fresh.writable))?;
+        index.lean_on(fresh.parent)?;
+        drop(index);
+        let record = || -> Result<(Number, Row), Fault> {
+            let number = self.counter.take(&self.records)?;
+            let row = Row {
+                parent: fresh.parent,
+                writable: fresh.writable,
+                label: fresh.label.clone(),
+                limit: None,
+                state: State::Sealed,
+                usage: None,
+            };
+            let batch = name(rows::put(Batch::new(), number, &row), number);
+            self.records.commit(&batch).map_err(kernel_fault)?;
+            Ok((number, row))
+        };
+        let recorded = record();
+        let mut index = self.index();
+        match recorded {
+            Ok((number, row)) => {
+                index.insert(number, row);
+                Ok(number)
+            }
+            Err(fault) => {
+                index.let_go(fresh.parent);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Moves `tree`, which Docker's `overlay2` made on the same file system, into an expected layer. Flushes
+    /// nothing; may be called again after a death.
+    pub fn take_over(&self, number: Number, tree: &Path) -> Result<(), Fault> {
+        let stack = self.stack(number)?;
+        fsutil::make_dir(&stack.home, 0o700).map_err(kernel_fault)?;
+        self.backend.expect_overlay(&stack)?;
+        fsutil::rename(tree, &stack.tree()).map_err(kernel_fault)?;
+        if stack.writable {
+            let mut row = self.index().find(number)?.clone();
+            row.state = State::Open;
+            let batch = rows::put(Batch::new(), number, &row);
+            self.records.commit(&batch).map_err(kernel_fault)?;
+            self.index().replace(number, row);
+        }
+        Ok(())
+    }
+
     /// Forgets a layer, together with what `forget` holds, and moves it to the trash. `InUse` while
     /// another lies upon it.
     pub fn remove(&self, number: Number, forget: Batch) -> Result<(), Fault> {

@@ -187,11 +187,10 @@ impl Snapshots for Door {
         let asked = request.into_inner();
         let work = move |snapshots: &dyn Snapshotter| {
             let (name, key) = (SnapshotKey::new(asked.name)?, SnapshotKey::new(asked.key)?);
-            if !asked.parent.is_empty() {
-                let message = format!("commit snapshot {key}: a new parent cannot be given to it here");
-                return Err(Fault::unsupported(message));
+            match containerd::parent_in(asked.parent)? {
+                Some(parent) => snapshots.commit_upon(&name, &key, &parent, &asked.labels),
+                None => snapshots.commit(&name, &key, &asked.labels),
             }
-            snapshots.commit(&name, &key, &asked.labels)
         };
         self.run("Snapshots.Commit", work).await.map(Response::new)
     }
