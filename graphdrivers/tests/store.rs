@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{alone, fill, id, layer, mounted_below};
+use graphdrivers::adopt::{Fate, Found, adopt};
 use kernel::record::{Batch, Encoder, Records};
 use plugin_api::FaultKind;
 use plugin_api::graph::GraphInit;
@@ -276,9 +277,13 @@ fn overlay2(at: &Path, layers: &[(&str, &str, &str)]) {
     }
 }
 
+fn fates(all: Vec<(Found, Fate)>) -> Vec<(String, bool, Fate)> {
+    let row = |(one, fate): (Found, Fate)| (one.id.as_str().to_owned(), one.writable, fate);
+    all.into_iter().map(row).collect()
+}
+
 #[test]
 fn a_store_of_overlay2_is_adopted_after_a_dry_run_and_after_a_death() {
-    use graphdrivers::adopt::{Fate, adopt};
     alone(|state| {
         let from = state.with_file_name("overlay2");
         let rows = [
@@ -288,12 +293,6 @@ fn a_store_of_overlay2_is_adopted_after_a_dry_run_and_after_a_death() {
             ("cc", "CCC", "l/III:l/BBB:l/AAA"),
         ];
         overlay2(&from, &rows);
-        let fates = |all: Vec<(graphdrivers::adopt::Found, Fate)>| -> Vec<(String, bool, Fate)> {
-            let row = |(one, fate): (graphdrivers::adopt::Found, Fate)| {
-                (one.id.as_str().to_owned(), one.writable, fate)
-            };
-            all.into_iter().map(row).collect()
-        };
         let all = |fate| {
             [("aa", false), ("bb", false), ("cc-init", true), ("cc", true)]
                 .map(|(name, writable)| (name.to_owned(), writable, fate))
@@ -353,7 +352,7 @@ fn a_damaged_store_of_overlay2_is_refused_whole() {
         let refused = |rows: &[(&str, &str, &str)]| {
             let from = state.with_file_name("overlay2");
             overlay2(&from, rows);
-            let fault = graphdrivers::adopt::adopt(&store, &from, false).unwrap_err();
+            let fault = adopt(&store, &from, false).unwrap_err();
             assert!(store.is_empty());
             fs::remove_dir_all(&from).unwrap();
             fault.sentence()
@@ -367,9 +366,9 @@ fn a_damaged_store_of_overlay2_is_refused_whole() {
         let told = refused(&[("aa", "AAA", "/etc")]);
         assert!(told.contains("not understood"), "{told}");
         let missing = state.with_file_name("nowhere");
-        let fault = graphdrivers::adopt::adopt(&store, &missing, true).unwrap_err();
+        let fault = adopt(&store, &missing, true).unwrap_err();
         assert_eq!(fault.kind, FaultKind::NotFound);
-        let other = graphdrivers::adopt::adopt(&store, Path::new("/proc"), true).unwrap_err();
+        let other = adopt(&store, Path::new("/proc"), true).unwrap_err();
         assert_eq!(other.kind, FaultKind::Unsupported);
     });
 }

@@ -81,7 +81,7 @@ fn images_of_overlay2_run_on_with_their_own_files() {
     assert_eq!(shown, "cargo\nnew\nnone");
     let layers = docker.ok(&["image", "inspect", "--format", "{{.RootFS.Layers}}", "box:2"]);
     assert_eq!(layers, saved);
-    // The archive of an adopted layer is the one that its digest was made of, or this fails.
+    // Docker puts the archives together by its own notes, which hold a sum of every file.
     docker.ok(&["save", "-o", &world.text("box.tar"), "box:2"]);
     docker.ok(&["rmi", "box:2", "box:1"]);
     docker.stop();
