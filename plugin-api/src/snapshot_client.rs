@@ -131,7 +131,7 @@ impl Snapshotter for SnapshotClient {
         labels: &Labels,
     ) -> Result<(), Fault> {
         let asked = w::CommitRequest {
-            snapshotter: snapshotter(),
+            snapshotter: self.snapshotter.clone(),
             name: text(name),
             key: text(key),
             labels: labels.clone(),
