@@ -58,6 +58,9 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Mount or unmount for the volume drivers, as its standard input says
+    #[command(name = voldrivers::local::HELPER, hide = true)]
+    VolumeHelper,
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,7 +107,7 @@ impl From<Where> for Flags {
 
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("longshore: {error:#}");
             ExitCode::FAILURE
@@ -112,17 +115,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(given) => {
             let format = given.log_format;
             let config = Config::load(&given.into())?;
             observe::start(&config.log, format)?;
-            serve::serve(&config)
+            serve::serve(&config)?;
         }
         Command::Check(given) => {
             check(&Config::load(&given.into())?);
-            Ok(())
         }
         Command::Adopt {
             name,
@@ -141,7 +143,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Man { folder } => {
             std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
             clap_mangen::generate_to(Arguments::command(), &folder)
-                .with_context(|| format!("write manual pages into {}", folder.display()))
+                .with_context(|| format!("write manual pages into {}", folder.display()))?;
         }
         Command::Completions { shell } => {
             clap_complete::generate(
@@ -150,9 +152,18 @@ fn run(command: Command) -> anyhow::Result<()> {
                 "longshore",
                 &mut std::io::stdout(),
             );
-            Ok(())
+        }
+        Command::VolumeHelper => {
+            return Ok(match voldrivers::local::help(std::io::stdin()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err((code, complaint)) => {
+                    eprintln!("{complaint}");
+                    ExitCode::from(code)
+                }
+            });
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn adopt(config: &Config, name: &str, folder: &Path, dry: bool) -> anyhow::Result<()> {

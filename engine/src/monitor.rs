@@ -175,7 +175,11 @@ fn mount_volumes(engine: &Engine, id: &str) -> Result<Vec<Bind>> {
                 engine
                     .plugins
                     .volume(driver)?
-                    .mount(&VolumeName::new(name)?, &HolderId::new(holder)?)
+                    .mount(
+                        &VolumeName::new(name)?,
+                        &HolderId::new(holder)?,
+                        plugin_api::EnginePeer::own(),
+                    )
                     .told(|| format!("mount volume {name}"))?
             }
         };

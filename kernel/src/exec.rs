@@ -73,6 +73,7 @@ pub struct Tool {
     program: OsString,
     arguments: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
+    input: Vec<u8>,
 }
 
 impl Tool {
@@ -82,6 +83,7 @@ impl Tool {
             program: program.as_ref().to_owned(),
             arguments: Vec::new(),
             variables: Vec::new(),
+            input: Vec::new(),
         }
     }
 
@@ -103,6 +105,13 @@ impl Tool {
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.variables
             .push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Gives the tool bytes to read on its standard input, where nobody else sees them.
+    #[must_use]
+    pub fn input(mut self, bytes: &[u8]) -> Self {
+        self.input = bytes.to_vec();
         self
     }
 
@@ -142,10 +151,20 @@ impl Tool {
         }
     }
 
+    fn stdin(&self) -> std::io::Result<Stdio> {
+        if self.input.is_empty() {
+            return Ok(Stdio::null());
+        }
+        let file = memory_file("stdin")?;
+        file.write_all_at(&self.input, 0)?;
+        Ok(file.into())
+    }
+
     fn start(&self, stdout: Stdio, stderr: Stdio) -> Result<Child, ExecError> {
         let program = self.program.to_string_lossy();
         fault::point("run tool", &program).map_err(|error| self.not_started(error.source))?;
         tracing::debug!(tool = self.shown(), "run");
+        let stdin = self.stdin().map_err(|source| self.not_started(source))?;
         #[allow(
             clippy::disallowed_methods,
             reason = "this is the place that everybody else is sent to"
@@ -162,7 +181,7 @@ impl Tool {
             .envs(self.variables.iter().map(|(key, value)| (key, value)))
             .current_dir("/")
             .process_group(0)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(stdout)
             .stderr(stderr);
         command.spawn().map_err(|source| self.not_started(source))

@@ -15,6 +15,7 @@ pub mod error;
 pub mod exec;
 pub mod fault;
 pub mod fsutil;
+pub mod loopdev;
 pub mod mount;
 pub mod netlink;
 pub mod netns;

@@ -303,7 +303,12 @@ impl VolumeDriver for RemoteVolume {
             .map(changed)
     }
 
-    fn mount(&self, name: &VolumeName, holder: &HolderId) -> Result<PathBuf, Fault> {
+    fn mount(
+        &self,
+        name: &VolumeName,
+        holder: &HolderId,
+        _peer: crate::EnginePeer,
+    ) -> Result<PathBuf, Fault> {
         let body = self
             .0
             .call(Verb::VolumeMount, wire::volume::hold_request(name, holder))?;

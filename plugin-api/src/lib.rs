@@ -59,3 +59,12 @@ pub struct EnginePeer {
     /// Process id of the peer, where the kernel told it.
     pub pid: Option<i32>,
 }
+
+impl EnginePeer {
+    /// This process, as one that drives a driver without a socket.
+    pub fn own() -> Self {
+        Self {
+            pid: i32::try_from(std::process::id()).ok(),
+        }
+    }
+}

@@ -57,8 +57,9 @@ pub trait VolumeDriver: Send + Sync {
     fn create(&self, name: &VolumeName, options: &Options) -> Result<Done, Fault>;
     /// Removes a volume and its data. Unknown is [`Done::AlreadySo`], held is `InUse`.
     fn remove(&self, name: &VolumeName) -> Result<Done, Fault>;
-    /// Holds the volume once more for `holder` and returns its absolute path, which exists.
-    fn mount(&self, name: &VolumeName, holder: &HolderId) -> Result<PathBuf, Fault>;
+    /// Holds the volume once more for `holder`, as `peer` asked, and returns its absolute path, which
+    /// exists. Several engines may share one socket; each has holders of its own.
+    fn mount(&self, name: &VolumeName, holder: &HolderId, peer: EnginePeer) -> Result<PathBuf, Fault>;
     /// Drops one hold. Unknown volume or holder is [`Done::AlreadySo`].
     fn unmount(&self, name: &VolumeName, holder: &HolderId) -> Result<Done, Fault>;
     /// The volume, from local truth only: an engine forgets a volume whose `get` fails once.

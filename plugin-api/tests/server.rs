@@ -15,7 +15,7 @@ use plugin_api::client::Client;
 use plugin_api::id::{HolderId, VolumeName};
 use plugin_api::server::{Plugin, bind, serve};
 use plugin_api::volume::{Scope, VolumeDriver, VolumeInfo};
-use plugin_api::{Done, Fault, Options};
+use plugin_api::{Done, EnginePeer, Fault, Options};
 
 /// A driver whose volumes' names say how it behaves.
 #[derive(Default)]
@@ -35,7 +35,7 @@ impl VolumeDriver for Moody {
     fn remove(&self, _name: &VolumeName) -> Result<Done, Fault> {
         Ok(Done::Changed)
     }
-    fn mount(&self, name: &VolumeName, _holder: &HolderId) -> Result<PathBuf, Fault> {
+    fn mount(&self, name: &VolumeName, _holder: &HolderId, _peer: EnginePeer) -> Result<PathBuf, Fault> {
         self.mounts.fetch_add(1, Ordering::SeqCst);
         if name.as_str() == "slow" {
             thread::sleep(Duration::from_millis(300));
@@ -157,7 +157,9 @@ fn a_mount_whose_caller_hung_up_is_taken_back() {
 fn a_mount_that_was_heard_of_is_not_taken_back() {
     let mut served = Served::start();
     let volumes = Client::connect(&served.path).unwrap().volume();
-    volumes.mount(&name("slow"), &holder()).unwrap();
+    volumes
+        .mount(&name("slow"), &holder(), EnginePeer::own())
+        .unwrap();
     served.stop();
     assert_eq!(served.driver.unmounts.load(Ordering::SeqCst), 0);
 }
@@ -170,7 +172,7 @@ fn draining_finishes_what_is_under_way_and_removes_the_socket() {
     let caller = thread::spawn(move || {
         let volumes = Client::connect(&path).unwrap().volume();
         ready.send(()).unwrap();
-        volumes.mount(&name("slow"), &holder())
+        volumes.mount(&name("slow"), &holder(), EnginePeer::own())
     });
     is_ready.recv().unwrap();
     while served.driver.mounts.load(Ordering::SeqCst) == 0 {

@@ -30,11 +30,37 @@ fn create(ground: &Ground) -> Result<(), Fault> {
 fn mount(ground: &Ground) -> Result<(), Fault> {
     use std::os::unix::fs::MetadataExt;
 
-    let path = ground.client()?.volume().mount(&name(), &holder())?;
+    let path = ground
+        .client()?
+        .volume()
+        .mount(&name(), &holder(), plugin_api::EnginePeer::own())?;
+    let path = ground.seen(&path);
     let data = path.metadata().unwrap();
     assert_eq!((data.uid(), data.mode() & 0o7777), (7, 0o750));
     std::fs::write(path.join("file"), "text").unwrap();
     Ok(())
+}
+
+/// In memory, so that mounts are made and taken back.
+fn create_memory(ground: &Ground) -> Result<(), Fault> {
+    let options = [("type", "tmpfs"), ("device", "tmpfs"), ("o", "uid=7,mode=0750")];
+    let options = options.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    ground
+        .client()?
+        .volume()
+        .create(&name(), &options.into())
+        .map(drop)
+}
+
+/// A file system of its own in a file.
+fn create_image(ground: &Ground) -> Result<(), Fault> {
+    let options = [("size", "16M"), ("uid", "7"), ("mode", "0750")];
+    let options = options.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    ground
+        .client()?
+        .volume()
+        .create(&name(), &options.into())
+        .map(drop)
 }
 
 /// As often as it takes: a mount whose answer was lost may count or not.
@@ -58,3 +84,10 @@ sweep!(mounting: DRIVERS, [create], mount, [unmount, remove]);
 sweep!(mounting_again: DRIVERS, [create, mount], mount, [unmount, remove]);
 sweep!(unmounting: DRIVERS, [create, mount], unmount, [remove]);
 sweep!(removing: DRIVERS, [create, mount, unmount], remove, []);
+
+sweep!(memory_mounting: DRIVERS, [create_memory], mount, [unmount, remove]);
+sweep!(memory_unmounting: DRIVERS, [create_memory, mount], unmount, [remove]);
+sweep!(memory_removing: DRIVERS, [create_memory, mount, unmount], remove, []);
+sweep!(image_creating: DRIVERS, [], create_image, [remove]);
+sweep!(image_mounting: DRIVERS, [create_image], mount, [unmount, remove]);
+sweep!(image_unmounting: DRIVERS, [create_image, mount], unmount, [remove]);

@@ -6,3 +6,4 @@
 
 mod dm;
 mod guest;
+mod nfs;

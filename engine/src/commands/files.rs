@@ -103,7 +103,7 @@ fn in_tree(
             let volume = engine.plugins.volume(driver)?;
             let (checked, holder) = (VolumeName::new(name)?, HolderId::new(fresh_id()?)?);
             let root = volume
-                .mount(&checked, &holder)
+                .mount(&checked, &holder, plugin_api::EnginePeer::own())
                 .told(|| format!("mount volume {name}"))?;
             let outcome = copy::below(&root, below).and_then(work);
             volume

@@ -1,6 +1,7 @@
 //! Mounts: overlays, binds, memory file systems, and the kernel's own list of them.
 
 mod info;
+mod options;
 mod overlay;
 
 use std::ffi::CString;
@@ -11,6 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{self as sys, MountFlags, MountPropagationFlags, UnmountFlags};
 
 pub use info::{Mount, Mounts, parse};
+pub use options::{Filesystem, mount_by_options};
 pub use overlay::{Overlay, has_layer_options, mount_overlay};
 
 use crate::error::{Context, Error, Result};
@@ -18,10 +20,7 @@ use crate::fault;
 
 /// What a mount forbids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "four independent flags of the kernel"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags of the kernel")]
 pub struct Limits {
     /// No writing.
     pub read_only: bool,
@@ -31,6 +30,8 @@ pub struct Limits {
     pub no_dev: bool,
     /// Nothing can be executed.
     pub no_exec: bool,
+    /// Reading leaves no time of access.
+    pub no_atime: bool,
 }
 
 impl Limits {
@@ -40,6 +41,7 @@ impl Limits {
         flags.set(MountFlags::NOSUID, self.no_suid);
         flags.set(MountFlags::NODEV, self.no_dev);
         flags.set(MountFlags::NOEXEC, self.no_exec);
+        flags.set(MountFlags::NOATIME, self.no_atime);
         flags
     }
 }
@@ -98,6 +100,11 @@ pub fn unmount(target: &Path) -> Result<bool> {
 /// As [`unmount`], also while somebody uses it: it leaves the tree now and dies with its last user.
 pub fn unmount_detached(target: &Path) -> Result<bool> {
     unmount_with(target, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
+}
+
+/// As [`unmount`], also while its server is silent: what waits for it fails.
+pub fn unmount_forced(target: &Path) -> Result<bool> {
+    unmount_with(target, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE)
 }
 
 fn unmount_with(target: &Path, flags: UnmountFlags) -> Result<bool> {

@@ -88,7 +88,7 @@ fn configure(context: &OwnedFd, overlay: &Overlay<'_>) -> rustix::io::Result<()>
 }
 
 /// The kernel's own words about a mount that failed: the messages of the context, errors only.
-fn what_it_said(context: OwnedFd) -> Option<String> {
+pub(super) fn what_it_said(context: OwnedFd) -> Option<String> {
     let mut said = Vec::new();
     let mut log = File::from(context);
     let mut line = [0; 1024];

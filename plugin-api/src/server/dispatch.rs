@@ -231,7 +231,7 @@ fn run(plugin: &Plugin, peer: EnginePeer, verb: Verb, body: &[u8]) -> Result<Ans
             }
             Ok(wire::manifest(&plugin.implements()).into())
         }
-        Subsystem::Volume => volume(plugin, verb, body),
+        Subsystem::Volume => volume(plugin, peer, verb, body),
         Subsystem::Network => network(plugin, verb, body).map(Into::into),
         Subsystem::Ipam => ipam(plugin, verb, body).map(Into::into),
         Subsystem::Graph => graph(plugin, verb, body),
@@ -242,7 +242,7 @@ fn unserved(verb: Verb) -> Fault {
     Fault::unsupported(format!("{} is not served here", verb.name()))
 }
 
-fn volume(plugin: &Plugin, verb: Verb, body: &[u8]) -> Result<Answer, Fault> {
+fn volume(plugin: &Plugin, peer: EnginePeer, verb: Verb, body: &[u8]) -> Result<Answer, Fault> {
     use wire::volume as w;
     let driver = plugin.volume.as_ref().ok_or_else(|| unserved(verb))?;
     let bytes = match verb {
@@ -266,7 +266,7 @@ fn volume(plugin: &Plugin, verb: Verb, body: &[u8]) -> Result<Answer, Fault> {
         }
         Verb::VolumeMount => {
             let (name, holder) = w::hold_request_in(verb, body)?;
-            let bytes = w::mountpoint_reply(Some(&driver.mount(&name, &holder)?));
+            let bytes = w::mountpoint_reply(Some(&driver.mount(&name, &holder, peer)?));
             let driver = Arc::clone(driver);
             let back = Box::new(move || drop(driver.unmount(&name, &holder)));
             return Ok(Answer {

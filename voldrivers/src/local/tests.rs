@@ -5,18 +5,26 @@ use std::time::{Duration, Instant};
 use kernel::exec::Tool;
 
 use super::*;
+use crate::keeper::{GRACE, Suspicions};
+use crate::shelf::{ENGINES, HOLDS, Phase, VOLUMES};
 
+/// An engine that the socket does not tell apart from others.
 const PEER: EnginePeer = EnginePeer { pid: None };
 
 struct World {
     folder: tempfile::TempDir,
-    driver: Driver,
+    driver: Driver<Local>,
+}
+
+fn open(state: &Path) -> Result<Driver<Local>, Fault> {
+    let disk = Disk::open(state).unwrap();
+    Driver::open(state, Local { disk })
 }
 
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let driver = Driver::open(folder.path()).unwrap();
+        let driver = open(folder.path()).unwrap();
         Self { folder, driver }
     }
 
@@ -24,7 +32,7 @@ impl World {
     fn restarted(self) -> Self {
         let Self { folder, driver } = self;
         drop(driver);
-        let driver = Driver::open(folder.path()).unwrap();
+        let driver = open(folder.path()).unwrap();
         Self { folder, driver }
     }
 
@@ -37,7 +45,7 @@ impl World {
     }
 
     fn mount(&self, volume: &str, by: &str) -> PathBuf {
-        self.driver.mount(&name(volume), &holder(by)).unwrap()
+        self.driver.mount(&name(volume), &holder(by), PEER).unwrap()
     }
 
     fn unmount(&self, volume: &str, by: &str) -> Done {
@@ -146,7 +154,7 @@ fn create_again_is_already_so_unless_options_differ() {
     );
     let refused = world
         .driver
-        .create(&name("db2"), &options(&[("size", "1G")]))
+        .create(&name("db2"), &options(&[("quota", "1G")]))
         .unwrap_err();
     assert_eq!(refused.kind, FaultKind::Invalid);
     assert_eq!(world.driver.list().unwrap().len(), 1);
@@ -207,12 +215,107 @@ fn a_dead_engines_hold_that_nothing_backs_is_dropped() {
 #[test]
 fn hello_without_holds_writes_nothing() {
     let world = World::new().with_volume("db");
+    let engines = || world.driver.records.list(ENGINES).unwrap().len();
     world.driver.engine_arrived(PEER);
-    assert_eq!(world.driver.records.get(EPOCH, EPOCH).unwrap(), None);
+    assert_eq!(engines(), 0);
     world.mount("db", "c1");
+    assert_eq!(engines(), 1);
     world.driver.engine_arrived(PEER);
     world.driver.engine_arrived(PEER);
-    assert_eq!(world.driver.known().epoch, 1);
+    assert_eq!(engines(), 0);
+    assert_eq!(world.holds("db"), "1");
+}
+
+/// A process that stays until it is told to go.
+fn engine() -> (Child, EnginePeer) {
+    let child = Tool::new("sleep").arg("120").spawn().unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    (child, EnginePeer { pid: Some(pid) })
+}
+
+#[test]
+fn engines_that_share_a_socket_do_not_end_one_anothers_holds() {
+    let world = World::new().with_volume("db");
+    let ((mut docker, peer), (mut other, stranger)) = (engine(), engine());
+    world.driver.mount(&name("db"), &holder("c1"), peer).unwrap();
+    world.driver.mount(&name("db"), &holder("c1"), peer).unwrap();
+    world.driver.engine_arrived(stranger);
+    world.driver.mount(&name("db"), &holder("c2"), stranger).unwrap();
+    world.driver.engine_arrived(stranger);
+    assert_eq!(world.holds("db"), "3");
+    let refused = world.remove("db").unwrap_err();
+    assert!(
+        refused.message.contains("held by c1; remove"),
+        "{}",
+        refused.message
+    );
+    // The record tells the same to the next process.
+    let world = world.restarted();
+    assert!(
+        world
+            .remove("db")
+            .unwrap_err()
+            .message
+            .contains("held by c1; remove")
+    );
+    docker.kill().unwrap();
+    docker.wait().unwrap();
+    assert_eq!(world.remove("db").unwrap(), Done::Changed);
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+#[test]
+fn the_same_holder_of_a_new_process_counts_once() {
+    let world = World::new().with_volume("db");
+    // Podman: every command is a process, and every hold has the same id.
+    for _ in 0..3 {
+        let (mut command, peer) = engine();
+        world.driver.engine_arrived(peer);
+        world
+            .driver
+            .mount(&name("db"), &holder("constant"), peer)
+            .unwrap();
+        command.kill().unwrap();
+        command.wait().unwrap();
+    }
+    assert_eq!(world.holds("db"), "1");
+    assert_eq!(world.unmount("db", "constant"), Done::Changed);
+    assert_eq!(world.remove("db").unwrap(), Done::Changed);
+}
+
+#[test]
+fn a_suspect_is_dropped_after_its_grace_and_not_before() {
+    let world = World::new().with_volume("db");
+    let (mut docker, peer) = engine();
+    world.driver.mount(&name("db"), &holder("c1"), peer).unwrap();
+    let (mut suspicions, now) = (Suspicions::new(), Instant::now());
+    world.driver.look_after(&mut suspicions, now, GRACE);
+    assert!(suspicions.is_empty(), "its engine lives");
+    docker.kill().unwrap();
+    docker.wait().unwrap();
+    world.driver.look_after(&mut suspicions, now, GRACE);
+    world.driver.look_after(&mut suspicions, now + GRACE / 2, GRACE);
+    assert_eq!(world.holds("db"), "1");
+    world.driver.look_after(&mut suspicions, now + GRACE, GRACE);
+    assert_eq!(world.holds("db"), "0");
+}
+
+#[test]
+fn a_suspect_that_a_container_has_mounted_stays() {
+    let world = World::new().with_volume("db");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let on = elsewhere.path().join("mnt");
+    std::fs::create_dir(&on).unwrap();
+    let container = Container::start(&world.mount("db", "c1"), &on);
+    world.driver.engine_arrived(PEER);
+    let (mut suspicions, now) = (Suspicions::new(), Instant::now());
+    world.driver.look_after(&mut suspicions, now, GRACE);
+    world.driver.look_after(&mut suspicions, now + 2 * GRACE, GRACE);
+    assert_eq!(world.holds("db"), "1");
+    container.stop();
+    world.driver.look_after(&mut suspicions, now + 3 * GRACE, GRACE);
+    assert_eq!(world.holds("db"), "0");
 }
 
 /// A process in a mount namespace of its own that has `from` bind-mounted on `on`.
@@ -285,7 +388,7 @@ fn half_made_and_half_removed_volumes_are_taken_away_at_start() {
         std::fs::write(path.join("file"), "text").unwrap();
         world.unmount("db", "c1");
         let entry = world.driver.known().volumes[&name("db")].entry.in_phase(phase);
-        world.driver.write_entry(&name("db"), entry).unwrap();
+        world.driver.write_entry(&name("db"), &entry).unwrap();
         assert_eq!(
             world.driver.get(&name("db")).unwrap_err().kind,
             FaultKind::NotFound
@@ -309,12 +412,12 @@ fn an_interrupted_verb_is_ended_by_the_next_one() {
     for phase in [Phase::Creating, Phase::Removing] {
         let world = World::new().with_volume("db");
         let entry = world.driver.known().volumes[&name("db")].entry.in_phase(phase);
-        world.driver.write_entry(&name("db"), entry).unwrap();
+        world.driver.write_entry(&name("db"), &entry).unwrap();
         assert_eq!(
             world.driver.create(&name("db"), &Options::new()).unwrap(),
             Done::Changed
         );
-        world.driver.write_entry(&name("db"), entry).unwrap();
+        world.driver.write_entry(&name("db"), &entry).unwrap();
         assert_eq!(world.remove("db").unwrap(), Done::Changed);
         world.assert_empty();
     }
@@ -327,7 +430,7 @@ fn a_lost_directory_is_told_and_can_be_removed() {
     let world = world.restarted();
     // An engine forgets a volume whose `get` fails, so it does not.
     world.driver.get(&name("db")).unwrap();
-    let refused = world.driver.mount(&name("db"), &holder("c1")).unwrap_err();
+    let refused = world.driver.mount(&name("db"), &holder("c1"), PEER).unwrap_err();
     assert_eq!(refused.kind, FaultKind::Corrupt);
     assert_eq!(world.remove("db").unwrap(), Done::Changed);
     world.assert_empty();
@@ -345,7 +448,7 @@ fn one_name_is_worked_on_by_one_and_many_at_once() {
                 for _ in 0..4 {
                     driver.create(&own, &Options::new()).unwrap();
                     driver.create(&shared, &Options::new()).unwrap();
-                    if driver.mount(&shared, &holder).is_ok() {
+                    if driver.mount(&shared, &holder, PEER).is_ok() {
                         driver.unmount(&shared, &holder).unwrap();
                     }
                     let _ = driver.remove(&shared);
@@ -361,7 +464,7 @@ fn one_name_is_worked_on_by_one_and_many_at_once() {
 #[test]
 fn a_second_process_on_one_state_is_refused() {
     let world = World::new();
-    let Err(refused) = Driver::open(world.folder.path()) else {
+    let Err(refused) = open(world.folder.path()) else {
         panic!("two drivers opened one state");
     };
     let sentence = refused.sentence();

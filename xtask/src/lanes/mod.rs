@@ -114,6 +114,8 @@ impl Lane {
             Need::Program("ip", "iproute2"),
             Need::Program("nft", "nftables"),
             Need::Program("unshare", "util-linux"),
+            Need::Program("mkfs.ext4", "e2fsprogs"),
+            Need::Program("mkfs.xfs", "xfsprogs"),
         ];
         let disks = [
             Need::Program("losetup", "mount"),

@@ -60,6 +60,9 @@ pub(crate) const NEEDS: &[Need] = &[
     Need::Program("busybox", "busybox-static"),
     Need::Program("setpriv", "util-linux"),
     Need::Program("dpkg-deb", "dpkg"),
+    Need::Program("rpc.nfsd", "nfs-kernel-server"),
+    Need::Program("exportfs", "nfs-kernel-server"),
+    Need::Program("nft", "nftables"),
     Need::Kernel,
 ];
 

@@ -123,7 +123,7 @@ impl VolumeDriver for Volume {
         Ok(Done::Changed)
     }
 
-    fn mount(&self, name: &VolumeName, holder: &HolderId) -> Result<PathBuf, Fault> {
+    fn mount(&self, name: &VolumeName, holder: &HolderId, _peer: EnginePeer) -> Result<PathBuf, Fault> {
         let mut volumes = locked(&self.volumes);
         let entry = volumes.get_mut(name).ok_or_else(|| unknown(name))?;
         let count = entry.holds.entry(holder.clone()).or_default();

@@ -201,7 +201,7 @@ impl VolumeDriver for Volume {
         answer
     }
 
-    fn mount(&self, name: &VolumeName, holder: &HolderId) -> Result<PathBuf, Fault> {
+    fn mount(&self, name: &VolumeName, holder: &HolderId, peer: EnginePeer) -> Result<PathBuf, Fault> {
         let mine = (name.clone(), holder.clone());
         let before = self.under_way.fetch_add(1, Ordering::SeqCst);
         let seen = twin::locked(&self.mounts)
@@ -221,16 +221,16 @@ impl VolumeDriver for Volume {
             VolumeDefect::MountsOnce if twin::locked(&self.spent).contains(name) => {
                 return Err(Fault::unsupported("it was mounted before"));
             }
-            VolumeDefect::HoldersShareACount => return self.inner.mount(name, &shared()),
+            VolumeDefect::HoldersShareACount => return self.inner.mount(name, &shared(), peer),
             VolumeDefect::MountsRace if before > 0 => return Ok(self.home.join(name.as_str())),
             VolumeDefect::MountsAreASet if seen > 0 => drop(self.inner.unmount(name, holder)?),
             VolumeDefect::ThirdMountSetsTheCount if seen == 2 => drop(self.inner.unmount(name, holder)?),
             VolumeDefect::EveryMountAfterArrivalSets if twin::locked(&self.stale).contains(&mine) => {
-                self.inner.engine_arrived(EnginePeer { pid: None });
+                self.inner.engine_arrived(peer);
             }
             _ => {}
         }
-        let path = self.inner.mount(name, holder)?;
+        let path = self.inner.mount(name, holder, peer)?;
         twin::locked(&self.mounts).push(mine);
         if self.is(VolumeDefect::PathPerHolder) && held && seen == 0 {
             return Ok(path.join("..").join(name.as_str()));

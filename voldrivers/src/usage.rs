@@ -13,35 +13,37 @@ use kernel::mount::{Mount, Mounts, parse};
 
 /// A use of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct User {
+pub(crate) struct User {
     /// A process of the mount namespace that has it.
-    pub(super) pid: i32,
+    pub(crate) pid: i32,
     /// Where it is mounted there.
-    pub(super) point: PathBuf,
+    pub(crate) point: PathBuf,
 }
 
 /// What a look into every mount namespace saw.
 #[derive(Debug, Default)]
-pub(super) struct Sight {
-    pub(super) users: Vec<User>,
+pub(crate) struct Sight {
+    pub(crate) users: Vec<User>,
     /// Processes whose mounts this one may not see.
-    pub(super) hidden: usize,
+    pub(crate) hidden: usize,
 }
 
 /// Every mount, in any mount namespace, of `directory` or of something below it; and every mount of
-/// this namespace that sits on something below it.
-pub(super) fn look_for_users(directory: &Path) -> io::Result<Sight> {
-    // The caller's path may lead through symbolic links; the kernel's do not.
-    let directory = directory.canonicalize()?;
+/// this namespace that sits on something below it. A mount on `directory` itself is ours, and so are the copies
+/// of it that namespaces of the host's services have at the same place.
+pub(crate) fn look_for_users(directory: &Path) -> io::Result<Sight> {
+    let directory = resolve(directory)?;
     let own = parse(&std::fs::read("/proc/thread-self/mountinfo")?);
     let Some((device, root)) = locate(&own, &directory) else {
         return Err(io::Error::other("no mount covers it"));
     };
     let mut sight = Sight::default();
     let me = std::process::id().cast_signed();
-    sight
-        .users
-        .extend(own.under(&directory).map(|mount| user(mount, me)));
+    sight.users.extend(
+        own.under(&directory)
+            .filter(|mount| mount.target != directory)
+            .map(|mount| user(mount, me)),
+    );
     let mut seen = BTreeSet::new();
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -49,7 +51,9 @@ pub(super) fn look_for_users(directory: &Path) -> io::Result<Sight> {
         };
         match mounts_of(pid, &seen) {
             Ok((namespace, mounts)) => {
-                let is_ours = |mount: &&Mount| mount.device == device && shows(mount, &root);
+                let is_ours = |mount: &&Mount| {
+                    mount.device == device && shows(mount, &root) && mount.target != directory
+                };
                 let users = mounts.iter().filter(is_ours).map(|mount| user(mount, pid));
                 sight.users.extend(users);
                 seen.extend(namespace);
@@ -60,6 +64,15 @@ pub(super) fn look_for_users(directory: &Path) -> io::Result<Sight> {
         }
     }
     Ok(sight)
+}
+
+/// The path without symbolic links, as the kernel tells it. The directory itself is not looked at: a server that
+/// may be silent can be behind it.
+fn resolve(directory: &Path) -> io::Result<PathBuf> {
+    match (directory.parent(), directory.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+        _ => directory.canonicalize(),
+    }
 }
 
 /// The mount namespace of a process and its mounts; no mounts if the namespace was seen before.
@@ -98,7 +111,7 @@ fn locate(mounts: &Mounts, path: &Path) -> Option<(String, PathBuf)> {
 }
 
 /// Shows users as `/var/lib/x by process 71`, at most three of them.
-pub(super) fn shown(users: &[User]) -> String {
+pub(crate) fn shown(users: &[User]) -> String {
     let one = |user: &User| {
         let point = user.point.as_os_str().as_bytes().escape_ascii();
         format!("{point} by process {}", user.pid)

@@ -7,21 +7,21 @@ use plugin_api::id::VolumeName;
 
 /// The names that somebody works on.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     busy: Mutex<BTreeSet<VolumeName>>,
     freed: Condvar,
 }
 
 /// The right to work on one name, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     turns: &'a Turns,
     name: &'a VolumeName,
 }
 
 impl Turns {
     /// Waits until nobody works on `name`.
-    pub(super) fn take<'a>(&'a self, name: &'a VolumeName) -> Turn<'a> {
+    pub(crate) fn take<'a>(&'a self, name: &'a VolumeName) -> Turn<'a> {
         let busy = self.busy();
         let mut busy = self
             .freed
