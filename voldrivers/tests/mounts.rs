@@ -1,11 +1,14 @@
 //! Volumes of the local driver that are mounted, in a mount namespace of the test's own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kernel::exec::Tool;
 use kernel::mount::{Mounts, private_namespace};
 use plugin_api::id::{HolderId, VolumeName};
 use plugin_api::volume::VolumeDriver;
@@ -85,12 +88,9 @@ impl Container {
         std::fs::create_dir_all(on).unwrap();
         let ready = on.with_extension("ready");
         let script = r#"mount --bind "$1" "$2" && umount "$1" 2>/dev/null; : > "$3" && exec sleep 120"#;
-        let child = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
-            .args([from, on, &ready])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let tool = Tool::new("unshare").args(["--mount", "--propagation", "private"]);
+        let tool = tool.args(["sh", "-c", script, "sh"]).args([from, on, &ready]);
+        let child = tool.spawn().unwrap();
         let until = Instant::now() + Duration::from_secs(10);
         while !ready.exists() {
             assert!(Instant::now() < until, "the container does not start");
@@ -118,7 +118,7 @@ fn memory_is_mounted_while_it_is_held() {
     world.assert_idle();
     let path = world.mount("mem", "c1").unwrap();
     assert_eq!(world.mount("mem", "c2").unwrap(), path);
-    assert_eq!(world.mounted(), [path.clone()]);
+    assert_eq!(world.mounted(), std::slice::from_ref(&path));
     let meta = path.metadata().unwrap();
     assert_eq!((meta.uid(), meta.permissions().mode() & 0o7777), (1000, 0o750));
     let full = std::fs::write(path.join("big"), vec![1; 70_000]).unwrap_err();
@@ -266,7 +266,7 @@ fn a_restart_leaves_held_mounts_and_takes_up_the_others() {
     let left = world.mount("left", "c2").unwrap();
     world.unmount("left", "c1");
     world.unmount("left", "c2");
-    assert_eq!(world.mounted(), [path.clone()]);
+    assert_eq!(world.mounted(), std::slice::from_ref(&path));
     kernel::mount::mount_tmpfs(&left, 0, 0o755, kernel::mount::Limits::default()).unwrap();
     world.restart();
     assert_eq!(world.mounted(), [path]);
