@@ -147,6 +147,7 @@ impl Tree {
             no_suid: true,
             no_dev: true,
             no_exec: true,
+            no_atime: false,
         };
         match self {
             Self::Folder { write: false, .. } | Self::Overlay { upper: None, .. } if write => {
