@@ -138,7 +138,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 state,
                 ..Flags::default()
             };
-            adopt(&Config::load(&flags)?, &name, &folder, dry_run)
+            adopt(&Config::load(&flags)?, &name, &folder, dry_run)?;
         }
         Command::Man { folder } => {
             std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
