@@ -152,6 +152,7 @@ fn addresses(engine: &Engine, id: &str, network: &Network, leg: &Leg) -> Result<
             purpose: AddressPurpose::Endpoint,
             mac: interface.mac,
             serial: false,
+            holder: None,
         };
         let lease = ipam
             .request_address(&request)

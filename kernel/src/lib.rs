@@ -10,6 +10,7 @@
 
 pub mod activation;
 pub mod btrfs;
+pub mod clock;
 pub mod dm;
 pub mod error;
 pub mod exec;

@@ -32,6 +32,7 @@ use crate::network::{
     ConnectivitySpec, EndpointInterface, EndpointRef, EndpointSpec, ExternalConnectivity, JoinPlan, JoinSpec,
     NetworkCapabilities, NetworkDriver, NetworkSpec,
 };
+use crate::report::Report;
 use crate::volume::{Scope, VolumeDriver, VolumeInfo};
 use crate::wire::{self, Verb};
 use crate::{Done, Options};
@@ -157,6 +158,11 @@ impl Client {
     /// Layers of the plugin.
     pub fn graph(&self) -> RemoteGraph {
         RemoteGraph(self.clone())
+    }
+
+    /// What the plugin has, or only what concerns one network; only longshore answers this.
+    pub fn report(&self, network: Option<&NetworkId>) -> Result<Report, Fault> {
+        wire::status::report_reply_in(&self.call(Verb::Status, wire::status::request(network))?)
     }
 
     /// Sends one verb with a JSON body and returns the body of its reply; a failure told is a [`Fault`].

@@ -11,8 +11,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::fault::Fault;
-use crate::id::{AddressSpace, MacAddr, PoolId};
+use crate::id::{AddressSpace, HolderId, MacAddr, PoolId};
+use crate::report::SubnetUse;
 use crate::{Done, Options};
+
+/// Option of a pool or an address that names its holder. The same holder asking again is given what it has;
+/// a pool's holder makes a pool of its own, which is not counted with those of others.
+pub const HOLDER: &str = "longshore.holder";
 
 /// What an IPAM driver announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,6 +85,8 @@ pub struct AddressRequest {
     pub mac: Option<MacAddr>,
     /// Swarm's wish that a released address is not given out again soon.
     pub serial: bool,
+    /// Who asks, where it says so: see [`HOLDER`].
+    pub holder: Option<HolderId>,
 }
 
 /// An address granted.
@@ -109,4 +116,8 @@ pub trait IpamDriver: Send + Sync {
     fn request_address(&self, request: &AddressRequest) -> Result<AddressLease, Fault>;
     /// Gives an address back. Unknown is [`Done::AlreadySo`].
     fn release_address(&self, pool: &PoolId, address: IpAddr) -> Result<Done, Fault>;
+    /// What is held, for people and for doors; from memory.
+    fn report(&self) -> Vec<SubnetUse> {
+        Vec::new()
+    }
 }

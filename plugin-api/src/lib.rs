@@ -27,6 +27,7 @@ pub mod graph;
 pub mod id;
 pub mod ipam;
 pub mod network;
+pub mod report;
 pub mod server;
 pub mod snapshot;
 pub mod snapshot_client;

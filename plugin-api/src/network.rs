@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use crate::fault::Fault;
 use crate::id::{EndpointId, MacAddr, NetworkId, SandboxKey};
+use crate::report::NetworkUse;
 use crate::volume::Scope;
 use crate::{Done, Options};
 
@@ -287,6 +288,10 @@ pub trait NetworkDriver: Send + Sync {
     /// Whether the network needs gateway addresses at all.
     fn gateway_check(&self, _options: &Options) -> Result<GatewayCheck, Fault> {
         Ok(GatewayCheck::default())
+    }
+    /// What there is, for people and for doors; from memory.
+    fn report(&self) -> Vec<NetworkUse> {
+        Vec::new()
     }
 }
 

@@ -49,6 +49,7 @@ fn request(ground: &Ground, address: Option<&str>, purpose: AddressPurpose) -> R
         purpose,
         mac: None,
         serial: false,
+        holder: None,
     };
     let lease = ground.client()?.ipam().request_address(&request)?;
     assert_eq!(lease.address.trunc().to_string(), SUBNET);

@@ -25,3 +25,4 @@ mod kills;
 mod network;
 mod sweep;
 mod volume;
+mod writers;

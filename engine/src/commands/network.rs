@@ -213,6 +213,7 @@ fn lease(
                 purpose: AddressPurpose::Gateway,
                 mac: None,
                 serial: false,
+                holder: None,
             };
             let lease = ipam.request_address(&request).told(|| "request gateway".into())?;
             lease.address

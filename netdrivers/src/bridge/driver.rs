@@ -12,6 +12,7 @@ use plugin_api::network::{
     ConnectivitySpec, EndpointInterface, EndpointRef, EndpointSpec, ExternalConnectivity, JoinPlan, JoinSpec,
     NetworkCapabilities, NetworkDriver, NetworkSpec,
 };
+use plugin_api::report::NetworkUse;
 use plugin_api::volume::Scope;
 use plugin_api::{Done, Fault, FaultKind};
 
@@ -189,6 +190,10 @@ impl Core {
 }
 
 impl NetworkDriver for Driver {
+    fn report(&self) -> Vec<NetworkUse> {
+        self.core.report()
+    }
+
     fn capabilities(&self) -> NetworkCapabilities {
         NetworkCapabilities {
             scope: Scope::Local,

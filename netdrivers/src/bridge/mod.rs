@@ -45,6 +45,7 @@ mod publish;
 mod reaper;
 pub mod records;
 mod recovery;
+mod report;
 mod store;
 mod tables;
 #[cfg(test)]

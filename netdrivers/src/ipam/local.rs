@@ -1,64 +1,40 @@
 //! Address management of one host, in durable records.
 //!
-//! A *subnet* is a cidr of an address space and owns the addresses held in it. A *pool* is what an
-//! engine holds of it: the subnet, or a sub-pool of it. The last pool takes the subnet with it. Every
-//! change is on disk before it is answered, so engines need not replay.
+//! A *subnet* is a cidr of an address space and owns the addresses held in it. A *pool* is what somebody
+//! holds of it: the subnet, or a sub-pool of it. The last pool takes the subnet with it. Every change is on
+//! disk before it is answered, so engines need not replay.
+//!
+//! Who asks may say its name (`longshore.holder`). The same holder asking again for a pool or an address is
+//! given what it has, so that one that died before it heard the answer loses nothing.
+//!
+//! **Invariant:** an address is changed in memory first, marked busy, and its record written without the
+//! lock, so that many writers share one sync. Whoever wants a busy address waits.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use kernel::netlink::Socket;
-use kernel::record::{Batch, Damaged, Decoder, Encoder, Records};
-use plugin_api::id::{AddressSpace, PoolId};
+use kernel::record::{Batch, Decoder, Encoder, Records};
+use plugin_api::id::{AddressSpace, HolderId, PoolId, quoted};
 use plugin_api::ipam::{
-    AddressLease, AddressPurpose, AddressRequest, DefaultSpaces, IpamDriver, PoolLease, PoolRequest,
+    AddressLease, AddressPurpose, AddressRequest, DefaultSpaces, HOLDER, IpamDriver, PoolLease, PoolRequest,
 };
+use plugin_api::report::{AddressUse, PoolUse, SubnetUse};
 use plugin_api::{Done, Fault, FaultKind};
 
-use super::pool::{
-    address, candidates_v4, candidates_v6, choose, next_free, number, overlap, usable, usable_within,
-};
+use super::pool::{address, candidates_v4, candidates_v6, choose, number, overlap};
+use super::records::{ADDRESSES, HOST, LAYOUT, POOLS, Pool, SUBNETS, State, address_key, encode_subnet};
+use super::subnet::{Held, Slot, Subnet};
 
 const LOCAL: &str = "LongshoreLocal";
 const GLOBAL: &str = "LongshoreGlobal";
 
-const SUBNETS: &str = "subnets";
-const POOLS: &str = "pools";
-const ADDRESSES: &str = "addresses";
-const HOST: &str = "host";
-const LAYOUT: u8 = 1;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Held {
-    is_gateway: bool,
-    /// How many pools share the gateway; 1 for other addresses.
-    holders: u64,
-}
-
-#[derive(Debug, Clone)]
-struct Subnet {
-    space: String,
-    net: IpNet,
-    last: Option<u128>,
-    held: BTreeMap<u128, Held>,
-}
-
-#[derive(Debug, Clone)]
-struct Pool {
-    subnet: String,
-    sub: Option<IpNet>,
-    holders: u64,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    subnets: BTreeMap<String, Subnet>,
-    pools: BTreeMap<String, Pool>,
-}
+/// Longest name of a pool's holder: it becomes a part of the pool's id.
+const LONGEST_HOLDER: usize = 100;
 
 /// The driver; one per folder of state.
 #[derive(Debug)]
@@ -67,121 +43,21 @@ pub struct Local {
     /// The random bits of this host's own IPv6 prefix.
     global_id: u64,
     state: Mutex<State>,
-}
-
-fn corrupt(error: impl std::error::Error + Send + Sync + 'static) -> Fault {
-    Fault::from_error(FaultKind::Corrupt, error)
+    /// An address is no longer busy.
+    settled: Condvar,
 }
 
 fn storage(error: kernel::Error) -> Fault {
     Fault::from_error(FaultKind::Unavailable, error)
 }
 
-fn parse<T: std::str::FromStr>(text: &str, decoder: &Decoder<'_>) -> Result<T, Damaged> {
-    text.parse().map_err(|_| decoder.damaged())
+fn now() -> Result<u64, Fault> {
+    let now = kernel::clock::since_boot().map_err(storage)?;
+    Ok(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
-impl Subnet {
-    fn encode(&self) -> Vec<u8> {
-        let last = self.last.map(|last| last.to_string());
-        Encoder::new(LAYOUT)
-            .text(&self.space)
-            .text(&self.net.to_string())
-            .maybe(last.as_deref())
-            .finish()
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
-        let mut d = Decoder::new("subnet", LAYOUT, bytes)?;
-        let space = d.text()?;
-        let net = parse(&d.text()?, &d)?;
-        let last = d.maybe()?.map(|last| parse(&last, &d)).transpose()?;
-        d.end()?;
-        Ok(Self {
-            space,
-            net,
-            last,
-            held: BTreeMap::new(),
-        })
-    }
-}
-
-impl Pool {
-    fn encode(&self) -> Vec<u8> {
-        let sub = self.sub.map(|sub| sub.to_string());
-        Encoder::new(LAYOUT)
-            .text(&self.subnet)
-            .maybe(sub.as_deref())
-            .number(self.holders)
-            .finish()
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
-        let mut d = Decoder::new("pool", LAYOUT, bytes)?;
-        let subnet = d.text()?;
-        let sub = d.maybe()?.map(|sub| parse(&sub, &d)).transpose()?;
-        let holders = d.number()?;
-        d.end()?;
-        Ok(Self { subnet, sub, holders })
-    }
-}
-
-impl Held {
-    fn encode(self) -> Vec<u8> {
-        Encoder::new(LAYOUT)
-            .flag(self.is_gateway)
-            .number(self.holders)
-            .finish()
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, Damaged> {
-        let mut d = Decoder::new("address", LAYOUT, bytes)?;
-        let held = Self {
-            is_gateway: d.flag()?,
-            holders: d.number()?,
-        };
-        d.end()?;
-        Ok(held)
-    }
-}
-
-fn address_key(subnet: &str, ip: IpAddr) -> String {
-    format!("{subnet}|{ip}")
-}
-
-impl State {
-    fn load(records: &Records) -> Result<Self, Fault> {
-        let mut state = Self::default();
-        for (key, value) in records.list(SUBNETS).map_err(storage)? {
-            state
-                .subnets
-                .insert(key, Subnet::decode(&value).map_err(corrupt)?);
-        }
-        for (key, value) in records.list(POOLS).map_err(storage)? {
-            state.pools.insert(key, Pool::decode(&value).map_err(corrupt)?);
-        }
-        for (key, value) in records.list(ADDRESSES).map_err(storage)? {
-            let held = Held::decode(&value).map_err(corrupt)?;
-            let ip = key
-                .rsplit_once('|')
-                .and_then(|(subnet, ip)| Some((subnet, ip.parse::<IpAddr>().ok()?)));
-            let (subnet, ip) = ip.ok_or_else(|| {
-                Fault::new(FaultKind::Corrupt, format!("address record {key} makes no sense"))
-            })?;
-            if let Some(subnet) = state.subnets.get_mut(subnet) {
-                subnet.held.insert(number(ip), held);
-            }
-        }
-        Ok(state)
-    }
-
-    fn pools_of(&self, subnet: &str) -> u64 {
-        let pools = self.pools.values().filter(|pool| pool.subnet == subnet);
-        pools.map(|pool| pool.holders).sum()
-    }
-}
-
-/// Subnets that this host already reaches in some way: a pool there would cut it off.
+/// Subnets that this host already reaches in some way: a pool there would cut it off. Addresses are asked
+/// for beside routes, since a link that is down has none.
 pub(super) fn host_nets() -> Result<Vec<IpNet>, Fault> {
     let socket = Socket::route().map_err(storage)?;
     let routes = socket.routes().map_err(storage)?;
@@ -190,6 +66,8 @@ pub(super) fn host_nets() -> Result<Vec<IpNet>, Fault> {
         .map(|route| route.destination)
         .filter(|net| net.prefix_len() > 0)
         .collect();
+    let addresses = socket.addresses().map_err(storage)?;
+    nets.extend(addresses.into_iter().map(|one| one.address));
     let resolvers = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let servers = resolvers.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -206,12 +84,6 @@ pub(super) enum Wish {
 }
 
 pub(super) fn wish(request: &PoolRequest) -> Result<Wish, Fault> {
-    if let Some(option) = request.options.keys().next() {
-        let option = plugin_api::id::quoted(option);
-        return Err(Fault::invalid(format!(
-            "address option {option} is unknown; there are none"
-        )));
-    }
     let Some(pool) = request.pool.map(|pool| pool.trunc()) else {
         return match request.sub_pool {
             Some(sub) => Err(Fault::invalid(format!("sub-pool {sub} without a pool"))),
@@ -242,25 +114,92 @@ pub(super) fn wish(request: &PoolRequest) -> Result<Wish, Fault> {
     }
 }
 
+/// The holder among the options of a pool; any other option is refused.
+fn holder(request: &PoolRequest) -> Result<Option<String>, Fault> {
+    if let Some(option) = request.options.keys().find(|key| key.as_str() != HOLDER) {
+        let option = quoted(option);
+        return Err(Fault::invalid(format!(
+            "address option {option} is unknown, known is {HOLDER}"
+        )));
+    }
+    let Some(text) = request.options.get(HOLDER) else {
+        return Ok(None);
+    };
+    let holder = HolderId::new(text.as_str())?;
+    if text.is_empty() || text.len() > LONGEST_HOLDER {
+        let text = quoted(text);
+        return Err(Fault::invalid(format!(
+            "{HOLDER} {text} must have 1 to {LONGEST_HOLDER} characters"
+        )));
+    }
+    Ok(Some(holder.as_str().to_owned()))
+}
+
+fn pool_id(key: &str, sub: Option<IpNet>, holder: Option<&str>) -> Result<PoolId, Fault> {
+    let sub = sub.map(|sub| format!("/{sub}")).unwrap_or_default();
+    let holder = holder.map(|holder| format!("@{holder}")).unwrap_or_default();
+    Ok(PoolId::new(format!("{key}{sub}{holder}"))?)
+}
+
+fn lease(id: PoolId, pool: IpNet) -> PoolLease {
+    PoolLease {
+        id,
+        pool,
+        data: BTreeMap::new(),
+    }
+}
+
 impl Local {
     /// Opens the state in a folder that exists.
     pub fn open(folder: &Path) -> Result<Self, Fault> {
         let records = Records::open(&folder.join("state.redb")).map_err(storage)?;
-        let state = Mutex::new(State::load(&records)?);
+        let state = Mutex::new(State::load(&records, now()?)?);
         let global_id = global_id(&records)?;
         Ok(Self {
             records,
             global_id,
             state,
+            settled: Condvar::new(),
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.settled.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn commit(&self, batch: &Batch) -> Result<(), Fault> {
         self.records.commit(batch).map_err(storage)
+    }
+
+    /// Writes one address without the lock, and then settles it in memory: as `done` on disk, or as `before`
+    /// where the disk refused.
+    fn write<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        subnet: &str,
+        ip: IpAddr,
+        (before, done): (Option<Slot>, &Slot),
+    ) -> Result<(), Fault> {
+        drop(state);
+        let batch = Batch::new().put(ADDRESSES, &address_key(subnet, ip), done.encode());
+        let outcome = self.commit(&batch);
+        let mut state = self.lock();
+        // A subnet with a busy address is not removed.
+        if let Some(there) = state.subnets.get_mut(subnet) {
+            let slot = if outcome.is_ok() {
+                Some(done.clone())
+            } else {
+                before
+            };
+            there.put(number(ip), slot);
+            there.set_busy(number(ip), false);
+        }
+        self.settled.notify_all();
+        outcome
     }
 
     fn choose(&self, state: &State, space: &str, (v6, prefix): (bool, Option<u8>)) -> Result<IpNet, Fault> {
@@ -274,7 +213,9 @@ impl Local {
         let family = if v6 { "IPv6" } else { "IPv4" };
         let why = || {
             format!(
-                "choose an {family} pool in {space}: every subnet overlaps a route of this host or a held pool"
+                "choose an {family} pool in {space}: every subnet overlaps a route of this host or one of {} held \
+                 pools",
+                state.pools.len()
             )
         };
         found.ok_or_else(|| Fault::exhausted(why()))
@@ -285,7 +226,7 @@ fn global_id(records: &Records) -> Result<u64, Fault> {
     if let Some(bytes) = records.get(HOST, "global-id").map_err(storage)? {
         return Decoder::new("global id", LAYOUT, &bytes)
             .and_then(|mut d| d.number())
-            .map_err(corrupt);
+            .map_err(|error| Fault::from_error(FaultKind::Corrupt, error));
     }
     let mut bytes = [0; 8];
     std::fs::File::open("/dev/urandom")
@@ -299,6 +240,63 @@ fn global_id(records: &Records) -> Result<u64, Fault> {
     Ok(id)
 }
 
+impl State {
+    /// The pool that a holder has and that is as wished.
+    fn pool_of(&self, holder: &str, space: &str, wish: &Wish) -> Option<(&str, IpNet)> {
+        let mut pools = self.pools.iter().filter_map(|(id, pool)| {
+            let subnet = self.subnets.get(&pool.subnet)?;
+            let mine = pool.holder.as_deref() == Some(holder) && subnet.space == space;
+            mine.then_some((id.as_str(), subnet.net, pool.sub))
+        });
+        let found = pools.find(|(_, net, sub)| match wish {
+            Wish::Given(wanted, part) => net == wanted && sub == part,
+            Wish::Choose { v6, prefix } => {
+                net.addr().is_ipv6() == *v6 && prefix.is_none_or(|prefix| prefix == net.prefix_len())
+            }
+        });
+        found.map(|(id, net, _)| (id, net))
+    }
+
+    fn refuse_overlap(&self, net: IpNet, space: &str) -> Result<(), Fault> {
+        let mut others = self
+            .subnets
+            .values()
+            .filter(|other| other.space == space && other.net != net);
+        match others.find(|other| overlap(other.net, net)) {
+            Some(other) => {
+                let text = format!("pool {net} overlaps pool {} of address space {space}", other.net);
+                Err(Fault::new(FaultKind::Conflict, text))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn subnet_of(&mut self, request: &AddressRequest) -> Result<(Pool, u64, &mut Subnet), Fault> {
+        let id = request.pool.as_str();
+        let unknown = || Fault::not_found(format!("request an address of pool {id}: it is not held"));
+        let pool = self.pools.get(id).cloned().ok_or_else(unknown)?;
+        let holders = self.pools_of(&pool.subnet);
+        let subnet = self.subnets.get_mut(&pool.subnet).ok_or_else(unknown)?;
+        Ok((pool, holders, subnet))
+    }
+}
+
+/// What a slot is once a request for it is granted.
+fn granted(before: Option<&Held>, request: &AddressRequest, pools: u64) -> Held {
+    match before {
+        Some(held) if held.is_gateway => Held {
+            holders: pools.min(held.holders + 1),
+            ..held.clone()
+        },
+        Some(held) => held.clone(),
+        None => Held {
+            is_gateway: request.purpose == AddressPurpose::Gateway,
+            holders: 1,
+            holder: request.holder.as_ref().map(|holder| holder.as_str().to_owned()),
+        },
+    }
+}
+
 impl IpamDriver for Local {
     fn default_spaces(&self) -> Result<DefaultSpaces, Fault> {
         Ok(DefaultSpaces {
@@ -309,54 +307,51 @@ impl IpamDriver for Local {
 
     fn request_pool(&self, request: &PoolRequest) -> Result<PoolLease, Fault> {
         let wish = wish(request)?;
+        let holder = holder(request)?;
         let space = request.space.as_str();
         let mut state = self.lock();
+        let mine = holder
+            .as_deref()
+            .and_then(|holder| state.pool_of(holder, space, &wish));
+        if let Some((id, net)) = mine {
+            return Ok(lease(PoolId::new(id)?, net));
+        }
         let (net, sub) = match wish {
             Wish::Given(net, sub) => (net, sub),
             Wish::Choose { v6, prefix } => (self.choose(&state, space, (v6, prefix))?, None),
         };
+        state.refuse_overlap(net, space)?;
         let key = format!("{space}/{net}");
-        let id = sub.map_or_else(|| key.clone(), |sub| format!("{key}/{sub}"));
-        let mut others = state
-            .subnets
-            .values()
-            .filter(|other| other.space == space && other.net != net);
-        if let Some(other) = others.find(|other| overlap(other.net, net)) {
-            let text = format!("pool {net} overlaps pool {} of address space {space}", other.net);
-            return Err(Fault::new(FaultKind::Conflict, text));
-        }
-        let fresh = || Subnet {
-            space: space.to_owned(),
-            net,
-            last: None,
-            held: BTreeMap::new(),
-        };
-        let subnet = state.subnets.get(&key).cloned().unwrap_or_else(fresh);
-        let holders = state.pools.get(&id).map_or(0, |pool| pool.holders) + 1;
+        let id = pool_id(&key, sub, holder.as_deref())?;
         let pool = Pool {
             subnet: key.clone(),
             sub,
-            holders,
+            holders: state.pools.get(id.as_str()).map_or(0, |pool| pool.holders) + 1,
+            holder,
         };
-        self.commit(
-            &Batch::new()
-                .put(SUBNETS, &key, subnet.encode())
-                .put(POOLS, &id, pool.encode()),
-        )?;
-        state.subnets.insert(key, subnet);
-        state.pools.insert(id.clone(), pool);
-        Ok(PoolLease {
-            id: PoolId::new(id)?,
-            pool: net,
-            data: BTreeMap::new(),
-        })
+        let mut batch = Batch::new().put(POOLS, id.as_str(), pool.encode());
+        let fresh = (!state.subnets.contains_key(&key)).then(|| Subnet::new(space, net));
+        if let Some(fresh) = &fresh {
+            batch = batch.put(SUBNETS, &key, encode_subnet(fresh));
+        }
+        self.commit(&batch)?;
+        state.subnets.extend(fresh.map(|fresh| (key, fresh)));
+        state.pools.insert(id.as_str().to_owned(), pool);
+        Ok(lease(id, net))
     }
 
     fn release_pool(&self, id: &PoolId) -> Result<Done, Fault> {
         let mut state = self.lock();
-        let Some(mut pool) = state.pools.get(id.as_str()).cloned() else {
-            return Ok(Done::AlreadySo);
-        };
+        loop {
+            let Some(pool) = state.pools.get(id.as_str()) else {
+                return Ok(Done::AlreadySo);
+            };
+            if !state.subnets.get(&pool.subnet).is_some_and(Subnet::has_busy) {
+                break;
+            }
+            state = self.wait(state);
+        }
+        let mut pool = state.pools[id.as_str()].clone();
         pool.holders = pool.holders.saturating_sub(1);
         if pool.holders > 0 {
             self.commit(&Batch::new().put(POOLS, id.as_str(), pool.encode()))?;
@@ -371,8 +366,7 @@ impl IpamDriver for Local {
         let is_last = !others.any(|(_, other)| other.subnet == pool.subnet);
         if is_last && let Some(subnet) = state.subnets.get(&pool.subnet) {
             batch = batch.delete(SUBNETS, &pool.subnet);
-            for held in subnet.held.keys() {
-                let ip = address(*held, subnet.net);
+            for ip in subnet.recorded() {
                 batch = batch.delete(ADDRESSES, &address_key(&pool.subnet, ip));
             }
         }
@@ -385,112 +379,95 @@ impl IpamDriver for Local {
     }
 
     fn request_address(&self, request: &AddressRequest) -> Result<AddressLease, Fault> {
+        let now = now()?;
         let mut state = self.lock();
-        let id = request.pool.as_str();
-        let unknown = || Fault::not_found(format!("request an address of pool {id}: it is not held"));
-        let pool = state.pools.get(id).cloned().ok_or_else(unknown)?;
-        let holders = state.pools_of(&pool.subnet);
-        let subnet = state.subnets.get_mut(&pool.subnet).ok_or_else(unknown)?;
-        let is_gateway = request.purpose == AddressPurpose::Gateway;
-        let chosen = pick(subnet, pool.sub, request)?;
-        let before = subnet.held.get(&chosen).copied();
-        let held = match before {
-            Some(held) if held.is_gateway => Held {
-                holders: holders.min(held.holders + 1),
-                ..held
-            },
-            _ => Held {
-                is_gateway,
-                holders: 1,
-            },
+        let (key, ip, net, change) = loop {
+            let (pool, pools, subnet) = state.subnet_of(request)?;
+            let chosen = subnet.pick(pool.sub, request, now)?;
+            if subnet.is_busy(chosen) {
+                state = self.wait(state);
+                continue;
+            }
+            let before = subnet.slot(chosen).cloned();
+            let done = Slot::Held(granted(subnet.held(chosen), request, pools));
+            let is_changed = before.as_ref() != Some(&done);
+            if is_changed {
+                subnet.put(chosen, Some(done.clone()));
+                subnet.set_busy(chosen, true);
+            }
+            let change = is_changed.then_some((before, done));
+            break (pool.subnet, address(chosen, subnet.net), subnet.net, change);
         };
-        let ip = address(chosen, subnet.net);
-        let mut changed = subnet.clone();
-        if request.address.is_none() && before.is_none() {
-            changed.last = Some(chosen);
+        if let Some((before, done)) = change {
+            self.write(state, &key, ip, (before, &done))?;
         }
-        changed.held.insert(chosen, held);
-        if before != Some(held) {
-            let key = address_key(&pool.subnet, ip);
-            let batch = Batch::new().put(ADDRESSES, &key, held.encode());
-            self.commit(&batch.put(SUBNETS, &pool.subnet, changed.encode()))?;
-        }
-        let net = IpNet::new(ip, subnet.net.prefix_len()).expect("the prefix is the subnet's own");
-        *subnet = changed;
         Ok(AddressLease {
-            address: net,
+            address: IpNet::new(ip, net.prefix_len()).expect("the prefix is the subnet's own"),
             data: BTreeMap::new(),
         })
     }
 
     fn release_address(&self, id: &PoolId, ip: IpAddr) -> Result<Done, Fault> {
+        let now = now()?;
         let mut state = self.lock();
-        let Some(pool) = state.pools.get(id.as_str()).cloned() else {
-            return Ok(Done::AlreadySo);
-        };
-        let Some(subnet) = state.subnets.get_mut(&pool.subnet) else {
-            return Ok(Done::AlreadySo);
-        };
-        let Some(mut held) = subnet
-            .held
-            .get(&number(ip))
-            .copied()
-            .filter(|_| subnet.net.contains(&ip))
-        else {
-            return Ok(Done::AlreadySo);
-        };
-        let key = address_key(&pool.subnet, ip);
-        held.holders = held.holders.saturating_sub(1);
-        if held.holders > 0 {
-            self.commit(&Batch::new().put(ADDRESSES, &key, held.encode()))?;
-            subnet.held.insert(number(ip), held);
-        } else {
-            self.commit(&Batch::new().delete(ADDRESSES, &key))?;
-            subnet.held.remove(&number(ip));
-        }
-        Ok(Done::Changed)
-    }
-}
-
-/// The number to give, unless it is refused; changes nothing.
-fn pick(subnet: &Subnet, sub: Option<IpNet>, request: &AddressRequest) -> Result<u128, Fault> {
-    let net = subnet.net;
-    let is_gateway = request.purpose == AddressPurpose::Gateway;
-    if let Some(ip) = request.address {
-        let wanted = number(ip);
-        let (first, last) = usable(net);
-        if ip.is_ipv4() != net.addr().is_ipv4() || !net.contains(&ip) {
-            return Err(Fault::invalid(format!("address {ip} lies outside pool {net}")));
-        }
-        if wanted < first || wanted > last {
-            return Err(Fault::invalid(format!(
-                "address {ip} is pool {net}'s own, or its broadcast"
-            )));
-        }
-        return match subnet.held.get(&wanted) {
-            Some(held) if !(held.is_gateway && is_gateway) => {
-                let text = format!("address {ip} of pool {net} is held already");
-                Err(Fault::new(FaultKind::Conflict, text))
+        loop {
+            let Some(key) = state.pools.get(id.as_str()).map(|pool| pool.subnet.clone()) else {
+                return Ok(Done::AlreadySo);
+            };
+            let subnet = state
+                .subnets
+                .get_mut(&key)
+                .filter(|subnet| subnet.net.contains(&ip));
+            let Some(subnet) = subnet else {
+                return Ok(Done::AlreadySo);
+            };
+            if subnet.is_busy(number(ip)) {
+                state = self.wait(state);
+                continue;
             }
-            _ => Ok(wanted),
-        };
-    }
-    let span = usable_within(net, sub);
-    if is_gateway {
-        let mut gateways = subnet.held.iter().filter(|(_, held)| held.is_gateway);
-        if let Some((gateway, _)) = gateways.next() {
-            return Ok(*gateway);
+            let Some(held) = subnet.held(number(ip)).cloned() else {
+                return Ok(Done::AlreadySo);
+            };
+            let done = match held.holders {
+                0 | 1 => Slot::Resting(now),
+                more => Slot::Held(Held {
+                    holders: more - 1,
+                    ..held.clone()
+                }),
+            };
+            subnet.set_busy(number(ip), true);
+            self.write(state, &key, ip, (Some(Slot::Held(held)), &done))?;
+            return Ok(Done::Changed);
         }
     }
-    let after = if is_gateway { None } else { subnet.last };
-    let full = || {
-        let part = sub.map(|sub| format!(" within {sub}")).unwrap_or_default();
-        Fault::exhausted(format!(
-            "pool {net}{part} has no free address ({} held)",
-            subnet.held.len()
-        ))
-    };
-    next_free(span, &subnet.held, after).ok_or_else(full)
+
+    fn report(&self) -> Vec<SubnetUse> {
+        let state = self.lock();
+        let mut all = Vec::new();
+        for (key, subnet) in &state.subnets {
+            let mine = state.pools.iter().filter(|(_, pool)| pool.subnet == *key);
+            let pools = mine.map(|(id, pool)| PoolUse {
+                id: PoolId::new(id.as_str()).expect("it was one before"),
+                sub_pool: pool.sub,
+                holders: pool.holders,
+                holder: pool.holder.clone(),
+            });
+            let addresses = subnet.all_held().map(|(address, held)| AddressUse {
+                address,
+                is_gateway: held.is_gateway,
+                holder: held.holder.clone(),
+            });
+            all.push(SubnetUse {
+                space: subnet.space.clone(),
+                subnet: subnet.net,
+                size: subnet.size(),
+                resting: subnet.resting() as u64,
+                pools: pools.collect(),
+                addresses: addresses.collect(),
+            });
+        }
+        all
+    }
 }
 
 #[cfg(test)]
@@ -550,5 +527,159 @@ mod tests {
             assert_eq!(second.pool.to_string(), "172.20.0.0/16");
         })
         .unwrap();
+    }
+
+    fn pool_request(pool: Option<&str>, holder: Option<&str>) -> PoolRequest {
+        PoolRequest {
+            space: AddressSpace::new(LOCAL).unwrap(),
+            pool: pool.map(|net| net.parse().unwrap()),
+            sub_pool: None,
+            options: holder
+                .map(|holder| (HOLDER.to_owned(), holder.to_owned()))
+                .into_iter()
+                .collect(),
+            v6: false,
+        }
+    }
+
+    fn address_request(pool: &PoolId, address: Option<&str>, holder: Option<&str>) -> AddressRequest {
+        AddressRequest {
+            pool: pool.clone(),
+            address: address.map(|ip| ip.parse().unwrap()),
+            purpose: AddressPurpose::Endpoint,
+            mac: None,
+            serial: false,
+            holder: holder.map(|holder| HolderId::new(holder).unwrap()),
+        }
+    }
+
+    /// A driver that is opened anew over one folder, in a namespace without routes.
+    fn with_folder(work: impl FnOnce(&dyn Fn() -> Local) + Send) {
+        let home = tempfile::tempdir().unwrap();
+        kernel::netns::run_in_new(|| work(&|| Local::open(home.path()).unwrap())).unwrap();
+    }
+
+    #[test]
+    fn a_holder_that_lost_the_answer_is_given_the_same_again() {
+        with_folder(|open| {
+            let driver = open();
+            let chosen = driver.request_pool(&pool_request(None, Some("net"))).unwrap();
+            let first = driver
+                .request_address(&address_request(&chosen.id, None, Some("one")))
+                .unwrap();
+            drop(driver);
+            let driver = open();
+            assert_eq!(
+                driver.request_pool(&pool_request(None, Some("net"))).unwrap(),
+                chosen
+            );
+            let again = driver.request_address(&address_request(&chosen.id, None, Some("one")));
+            assert_eq!(again.unwrap(), first);
+            let other = driver
+                .request_address(&address_request(&chosen.id, None, Some("two")))
+                .unwrap();
+            assert_ne!(other.address, first.address);
+            let stranger = pool_request(Some(&chosen.pool.to_string()), None);
+            let counted = driver.request_pool(&stranger).unwrap();
+            assert_ne!(counted.id, chosen.id);
+            assert_eq!(driver.release_pool(&chosen.id).unwrap(), Done::Changed);
+            assert_eq!(
+                driver.report()[0].addresses.len(),
+                2,
+                "the pool is held by another still"
+            );
+            driver.release_pool(&counted.id).unwrap();
+            assert_eq!(driver.report(), []);
+        });
+    }
+
+    #[test]
+    fn a_released_address_rests_over_a_restart() {
+        with_folder(|open| {
+            let driver = open();
+            let pool = driver
+                .request_pool(&pool_request(Some("10.9.0.0/29"), None))
+                .unwrap()
+                .id;
+            let any = address_request(&pool, None, None);
+            let take = |driver: &Local| driver.request_address(&any).unwrap().address.addr().to_string();
+            assert_eq!([take(&driver), take(&driver)], ["10.9.0.1", "10.9.0.2"]);
+            driver
+                .release_address(&pool, "10.9.0.1".parse().unwrap())
+                .unwrap();
+            drop(driver);
+            let driver = open();
+            let order: Vec<String> = (0..5).map(|_| take(&driver)).collect();
+            assert_eq!(
+                order,
+                ["10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6", "10.9.0.1"]
+            );
+            let full = driver.request_address(&any).unwrap_err();
+            assert_eq!(full.kind, FaultKind::Exhausted);
+            assert!(
+                full.message.contains("10.9.0.0/29") && full.message.contains("6 of 6"),
+                "{full}"
+            );
+        });
+    }
+
+    #[test]
+    fn an_engine_that_asks_again_for_everything_gets_the_same_answers() {
+        with_folder(|open| {
+            let driver = open();
+            let asked = pool_request(Some("10.9.0.0/24"), None);
+            let gateway = |pool: &PoolId| AddressRequest {
+                purpose: AddressPurpose::Gateway,
+                ..address_request(pool, Some("10.9.0.1"), None)
+            };
+            let pool = driver.request_pool(&asked).unwrap();
+            let first = driver.request_address(&gateway(&pool.id)).unwrap();
+            let held = driver
+                .request_address(&address_request(&pool.id, None, None))
+                .unwrap();
+            drop(driver);
+            let driver = open();
+            assert_eq!(driver.request_pool(&asked).unwrap(), pool);
+            assert_eq!(driver.request_address(&gateway(&pool.id)).unwrap(), first);
+            let ip = held.address.addr().to_string();
+            let again = driver.request_address(&address_request(&pool.id, Some(&ip), None));
+            let told = again.unwrap_err();
+            assert_eq!(told.kind, FaultKind::Conflict, "it is kept, and needs no replay");
+            assert!(!driver.capabilities().requires_replay);
+        });
+    }
+
+    #[test]
+    fn a_link_that_is_down_is_avoided_too() {
+        use kernel::netlink::{address, link};
+        with_folder(|open| {
+            let socket = Socket::route().unwrap();
+            socket
+                .all(link::create_bridge("br0", &link::Bridge::default()))
+                .unwrap();
+            let index = socket.index_of("br0").unwrap();
+            socket
+                .all(vec![address::add(index, "172.18.0.1/16".parse().unwrap())])
+                .unwrap();
+            let lease = open().request_pool(&pool_request(None, None)).unwrap();
+            assert_eq!(lease.pool.to_string(), "172.19.0.0/16");
+        });
+    }
+
+    #[test]
+    fn hostile_holders_are_refused() {
+        with_folder(|open| {
+            let driver = open();
+            for holder in ["", "a b", "a\0", &"x".repeat(101)] {
+                let asked = pool_request(Some("10.9.0.0/24"), Some(holder));
+                let fault = driver.request_pool(&asked).unwrap_err();
+                assert_eq!(fault.kind, FaultKind::Invalid, "{holder:?}");
+            }
+            let mut asked = pool_request(None, None);
+            asked.options.insert("size".into(), "3".into());
+            let fault = driver.request_pool(&asked).unwrap_err();
+            assert!(fault.message.contains("\"size\" is unknown"), "{fault}");
+            assert_eq!(driver.report(), []);
+        });
     }
 }

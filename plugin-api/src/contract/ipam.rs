@@ -128,6 +128,7 @@ fn request(pool: &PoolId, address: Option<IpAddr>, purpose: AddressPurpose) -> A
         purpose,
         mac: None,
         serial: false,
+        holder: None,
     }
 }
 

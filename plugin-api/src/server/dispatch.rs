@@ -16,6 +16,7 @@ use super::body::{ReplyBody, reader, stream};
 use super::{Caller, MAX_BODY, Plugin};
 use crate::fault::{Fault, FaultKind};
 use crate::network::ExternalConnectivity;
+use crate::report::{Report, VolumeUse};
 use crate::wire::{self, Subsystem, Verb};
 use crate::{EnginePeer, id};
 
@@ -83,7 +84,8 @@ fn is_served(plugin: &Plugin, verb: Verb) -> bool {
             .is_some_and(|n| n.external_connectivity().is_some()),
         _ => true,
     };
-    optional && (verb.subsystem() == Subsystem::Plugin || plugin.implements().contains(&verb.subsystem()))
+    let always = matches!(verb.subsystem(), Subsystem::Plugin | Subsystem::Longshore);
+    optional && (always || plugin.implements().contains(&verb.subsystem()))
 }
 
 // === replies ===
@@ -235,7 +237,45 @@ fn run(plugin: &Plugin, peer: EnginePeer, verb: Verb, body: &[u8]) -> Result<Ans
         Subsystem::Network => network(plugin, verb, body).map(Into::into),
         Subsystem::Ipam => ipam(plugin, verb, body).map(Into::into),
         Subsystem::Graph => graph(plugin, verb, body),
+        Subsystem::Longshore => status(plugin, body).map(Into::into),
     }
+}
+
+/// What there is, read-only.
+fn status(plugin: &Plugin, body: &[u8]) -> Result<Vec<u8>, Fault> {
+    let network = wire::status::request_in(body)?;
+    let report = Report {
+        networks: plugin
+            .network
+            .as_ref()
+            .map(|driver| driver.report())
+            .unwrap_or_default(),
+        subnets: plugin
+            .ipam
+            .as_ref()
+            .map(|driver| driver.report())
+            .unwrap_or_default(),
+        ..Report::default()
+    };
+    if let Some(network) = network {
+        return Ok(wire::status::report_reply(&report.of_network(&network)));
+    }
+    let volumes = plugin
+        .volume
+        .as_ref()
+        .map_or(Ok(Vec::new()), |driver| driver.list())?;
+    let volumes = volumes.into_iter().map(|volume| VolumeUse {
+        name: volume.name,
+        mountpoint: volume.mountpoint.map(|path| path.to_string_lossy().into_owned()),
+    });
+    Ok(wire::status::report_reply(&Report {
+        volumes: volumes.collect(),
+        layers: plugin
+            .graph
+            .as_ref()
+            .map_or(Ok(Vec::new()), |driver| driver.status())?,
+        ..report
+    }))
 }
 
 fn unserved(verb: Verb) -> Fault {

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::{Loose, Verb, bytes, loose_of, nullable, options_of, parse_maybe, reply, request, show};
 use crate::Options;
 use crate::fault::Fault;
-use crate::id::{AddressSpace, MacAddr, PoolId};
+use crate::id::{AddressSpace, HolderId, MacAddr, PoolId};
 use crate::ipam::{
-    AddressLease, AddressPurpose, AddressRequest, DefaultSpaces, IpamCapabilities, PoolLease, PoolRequest,
+    AddressLease, AddressPurpose, AddressRequest, DefaultSpaces, HOLDER, IpamCapabilities, PoolLease,
+    PoolRequest,
 };
 
 const ADDRESS_TYPE: &str = "RequestAddressType";
@@ -186,6 +187,9 @@ pub fn address_request(asked: &AddressRequest) -> Vec<u8> {
     if asked.serial {
         options.insert(SERIAL.into(), "true".into());
     }
+    if let Some(holder) = &asked.holder {
+        options.insert(HOLDER.into(), holder.to_string());
+    }
     let address = show(asked.address.as_ref());
     bytes(&AddressFields {
         pool: asked.pool.to_string(),
@@ -209,6 +213,7 @@ pub fn address_request_in(body: &[u8]) -> Result<AddressRequest, Fault> {
         },
         mac: options.get(MAC).map(|text| text.parse::<MacAddr>()).transpose()?,
         serial: options.get(SERIAL).is_some_and(|text| text == "true"),
+        holder: options.get(HOLDER).map(HolderId::new).transpose()?,
     })
 }
 
@@ -277,6 +282,11 @@ mod tests {
         assert_eq!(asked.purpose, AddressPurpose::Gateway);
         assert_eq!(asked.address, Some("10.1.0.1".parse().unwrap()));
         assert_eq!(address_request_in(&address_request(&asked)).unwrap(), asked);
+        let named = AddressRequest {
+            holder: Some(HolderId::new("me").unwrap()),
+            ..asked
+        };
+        assert_eq!(address_request_in(&address_request(&named)).unwrap(), named);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod containerd;
 pub mod graph;
 pub mod ipam;
 pub mod network;
+pub mod status;
 pub mod verb;
 pub mod volume;
 

@@ -15,6 +15,8 @@ pub enum Subsystem {
     Ipam,
     /// `GraphDriver.*`.
     Graph,
+    /// `Longshore.*`: verbs of our own, which no engine knows and `Plugin.Activate` does not name.
+    Longshore,
 }
 
 impl Subsystem {
@@ -26,6 +28,7 @@ impl Subsystem {
             Self::Network => "NetworkDriver",
             Self::Ipam => "IpamDriver",
             Self::Graph => "GraphDriver",
+            Self::Longshore => "Longshore",
         }
     }
 }
@@ -104,6 +107,7 @@ verbs! {
     GraphDiffSize = Graph."GraphDriver.DiffSize",
     GraphApplyDiff = Graph."GraphDriver.ApplyDiff",
     GraphCleanup = Graph."GraphDriver.Cleanup",
+    Status = Longshore."Longshore.Status",
 }
 
 impl Verb {

@@ -216,7 +216,8 @@ pub(crate) fn test(chosen: &[Lane]) -> Result<()> {
 }
 
 /// The long forms: the fuzz tests, optimised, since they are to read as much as they can; the crash sweep
-/// with every change of every repair, and every power cut, of which the test command takes a share.
+/// with every change of every repair, and every power cut, of which the test command takes a share; five
+/// minutes of writers and deaths.
 pub(crate) fn soak(iterations: u64, seed: Option<u64>) -> Result<()> {
     for (package, test) in [("plugin-api", "fuzz_wire"), ("graphdrivers", "fuzz_archive")] {
         let mut command = run::cargo();
@@ -238,11 +239,8 @@ pub(crate) fn soak(iterations: u64, seed: Option<u64>) -> Result<()> {
     }
     let mut sweep = nextest("run")?;
     sweep.args(FEATURES).args(["--profile", "soak", "-E", CRASH]);
-    run::must(
-        sweep
-            .env("LONGSHORE_SWEEP", "full")
-            .env("LONGSHORE_KILLS", "1000"),
-    )
+    sweep.env("LONGSHORE_SWEEP", "full").env("LONGSHORE_KILLS", "1000");
+    run::must(sweep.env("LONGSHORE_WRITERS_SECONDS", "300"))
 }
 
 /// Everything that `lanes` need, each once, printed lane by lane.

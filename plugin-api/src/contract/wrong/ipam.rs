@@ -316,6 +316,7 @@ impl IpamDriver for Ipam {
                         purpose,
                         mac: None,
                         serial: false,
+                        holder: None,
                     });
                 }
             }
