@@ -5,8 +5,10 @@
 
 mod assemble;
 mod config;
+mod doors;
 mod observe;
 mod serve;
+mod status;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +49,15 @@ enum Command {
         /// Folder of the drivers' state [default: /var/lib/longshore]
         #[arg(long, value_name = "DIR")]
         state: Option<PathBuf>,
+    },
+    /// Show networks, published ports, addresses, volumes and layers of a running longshore
+    Status(status::Arguments),
+    /// Be a CNI plugin: what `longshore-cni`, a link to this program, is
+    Cni,
+    /// Be a netavark plugin: what `longshore-netavark`, a link to this program, is
+    Netavark {
+        /// create, setup NETNS, teardown NETNS or info
+        words: Vec<std::ffi::OsString>,
     },
     /// Write the manual pages into a folder
     Man {
@@ -106,6 +117,10 @@ impl From<Where> for Flags {
 }
 
 fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args_os().collect();
+    if let Some(door) = doors::by_name(words.first()) {
+        return door(&words[1..]);
+    }
     match run(Arguments::parse().command) {
         Ok(code) => code,
         Err(error) => {
@@ -123,9 +138,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             observe::start(&config.log, format)?;
             serve::serve(&config)?;
         }
-        Command::Check(given) => {
-            check(&Config::load(&given.into())?);
-        }
         Command::Adopt {
             name,
             folder,
@@ -140,6 +152,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             };
             adopt(&Config::load(&flags)?, &name, &folder, dry_run)?;
         }
+        Command::Check(given) => check(&Config::load(&given.into())?),
+        Command::Status(given) => return status::show(given),
+        Command::Cni => return Ok(doors::cni()),
+        Command::Netavark { words } => return Ok(doors::netavark(&words)),
         Command::Man { folder } => {
             std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
             clap_mangen::generate_to(Arguments::command(), &folder)

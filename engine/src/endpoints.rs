@@ -6,7 +6,9 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use kernel::netlink::plug::{Wanted, plug};
+use kernel::netns::Namespace;
 use plugin_api::Options;
 use plugin_api::id::{EndpointId, MacAddr, NetworkId, PoolId, SandboxKey};
 use plugin_api::ipam::{AddressPurpose, AddressRequest, IpamDriver};
@@ -18,7 +20,7 @@ use plugin_api::network::{
 use crate::engine::Engine;
 use crate::plugins::Told;
 use crate::ports;
-use crate::sandbox::{self, Wanted};
+use crate::sandbox;
 use crate::state::container::{Container, Endpoint, Leg};
 use crate::state::network::Network;
 use crate::state::{fresh_id, short};
@@ -118,7 +120,7 @@ fn try_attach(engine: &Engine, id: &str, network_id: &str) -> Result<()> {
     let plan = driver
         .join(&join)
         .told(|| format!("join network {}", network.name))?;
-    plug(engine, &container, network_id, &interface, &plan)
+    plug_in(engine, &container, network_id, &interface, &plan)
 }
 
 /// Addresses of a leg, each written down before the next is asked for.
@@ -194,7 +196,7 @@ fn free_name(container: &Container, prefix: &str) -> String {
         .expect("numbers do not end")
 }
 
-fn plug(
+fn plug_in(
     engine: &Engine,
     container: &Container,
     network: &str,
@@ -209,19 +211,25 @@ fn plug(
     let Some(link) = &plan.link else {
         return Ok(());
     };
+    let mut routes: Vec<_> = plan
+        .routes
+        .iter()
+        .map(|one| (one.destination, one.next_hop))
+        .collect();
+    routes.extend(gateway.map(|gateway| (IpNet::V4(Ipv4Net::default()), Some(gateway.into()))));
+    routes.extend(gateway_v6.map(|gateway| (IpNet::V6(Ipv6Net::default()), Some(gateway.into()))));
     let wanted = Wanted {
         name: free_name(container, &link.prefix),
-        mac: interface.mac,
+        mac: interface.mac.map(|mac| mac.0),
         addresses: [interface.address, interface.address_v6]
             .into_iter()
             .flatten()
             .collect(),
-        gateway,
-        gateway_v6,
-        routes: plan.routes.clone(),
+        routes,
+        sysctls: Vec::new(),
     };
-    let path = sandbox::path(&engine.store, &container.id);
-    sandbox::plug(&path, &link.source, &wanted).with_context(|| format!("plug link {} in", link.source))?;
+    let namespace = Namespace::open(&sandbox::path(&engine.store, &container.id))?;
+    plug(&namespace, &link.source, &wanted).with_context(|| format!("plug link {} in", link.source))?;
     note(engine, &container.id, network, |one| {
         one.link = Some(wanted.name.clone());
         one.gateway = gateway;

@@ -2,8 +2,10 @@
 //!
 //! [`bridge`] connects the containers of one host and publishes their ports; [`ipam`] gives out
 //! subnets and addresses. Both keep their state in a folder and repair the kernel from it at start.
+//! [`door`] lets engines in that speak CNI or netavark.
 
 pub mod bridge;
+pub mod door;
 pub mod ipam;
 
 use std::path::Path;

@@ -22,6 +22,7 @@ pub mod content;
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod differ;
+pub mod door;
 pub mod fault;
 pub mod graph;
 pub mod id;

@@ -128,6 +128,12 @@ impl Writer<'_> {
         }
     }
 
+    fn work(&mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            self.step();
+        }
+    }
+
     fn step(&mut self) {
         self.verbs.fetch_add(1, Ordering::Relaxed);
         match self.roll(10) {
@@ -190,15 +196,11 @@ fn sixteen_writers_and_a_killer_never_double_or_lose_an_address() {
                 verbs: &verbs,
             };
             let stop = &stop;
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    writer.step();
-                }
-            });
+            scope.spawn(move || writer.work(stop));
         }
         let until = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(50 + (deaths * 37) % 250));
+            std::thread::sleep(Duration::from_millis(100 + (deaths * 37) % 400));
             // Kills first.
             assert_eq!(ground.start("off"), Start::Up);
             deaths += 1;

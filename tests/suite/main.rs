@@ -10,6 +10,8 @@ mod world;
 
 mod adoption;
 mod contract;
+mod door_cni;
+mod door_netavark;
 mod engine_containerd;
 mod engine_differ;
 mod engine_docker;

@@ -11,6 +11,7 @@
 //! missing are reported by [`requires`](crate::requires): loudly, to the file named by `LONGSHORE_SKIPS`,
 //! and as a failure with `LONGSHORE_REQUIRE=all`.
 
+pub(crate) mod cni;
 mod command;
 mod containerd;
 mod dockerd;

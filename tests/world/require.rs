@@ -71,6 +71,7 @@ fn missing(suite: Suite, tools: &[&str]) -> Vec<String> {
     // The workspace's own programs lie beside each other.
     let longshore = Path::new(env!("CARGO_BIN_EXE_longshore"));
     theirs.extend(longshore.parent().map(Path::to_owned));
+    theirs.push(inside(&PathBuf::from("/usr/lib/cni")));
     let mut reasons: Vec<String> = Vec::new();
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     if !status.lines().any(|line| line.starts_with("Uid:\t0\t0")) {

@@ -22,6 +22,7 @@ pub mod link;
 mod message;
 pub mod neighbour;
 pub mod nft;
+pub mod plug;
 mod socket;
 #[cfg(test)]
 mod tests;

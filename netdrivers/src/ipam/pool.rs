@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_first_gap_is_found() {
-        let taken = |numbers: &[u128]| numbers.iter().map(|n| (*n, ())).collect::<BTreeMap<_, _>>();
+        let taken = |numbers: &[u128]| numbers.iter().map(|n| (*n, 'x')).collect::<BTreeMap<_, _>>();
         assert_eq!(first_free((4, 6), &taken(&[])), Some(4));
         assert_eq!(first_free((4, 6), &taken(&[3, 4, 6])), Some(5));
         assert_eq!(first_free((4, 6), &taken(&[4, 5, 6])), None);

@@ -270,12 +270,12 @@ mod tests {
         }
     }
 
-    fn held() -> Option<Slot> {
-        Some(Slot::Held(Held {
+    fn held() -> Slot {
+        Slot::Held(Held {
             is_gateway: false,
             holders: 1,
             holder: None,
-        }))
+        })
     }
 
     fn subnet(net: &str) -> Subnet {
@@ -284,7 +284,7 @@ mod tests {
 
     fn take(subnet: &mut Subnet, now: u64) -> Option<u8> {
         let ip = subnet.pick(None, &any(), now).ok()?;
-        subnet.put(ip, held());
+        subnet.put(ip, Some(held()));
         ip.to_be_bytes().last().copied()
     }
 
@@ -314,7 +314,7 @@ mod tests {
         for turn in 0..5_000u64 {
             let now = turn * 1000;
             let ip = subnet.pick(None, &any(), now).unwrap();
-            subnet.put(ip, held());
+            subnet.put(ip, Some(held()));
             subnet.put(ip, Some(Slot::Resting(now)));
             highest = highest.max(subnet.recorded().count());
         }
@@ -368,12 +368,11 @@ mod tests {
             for (now, step) in steps.into_iter().enumerate() {
                 let now = now as u64;
                 if step < 160 {
-                    match subnet.pick(None, &any(), now) {
-                        Ok(ip) => {
-                            prop_assert!(mine.insert(ip), "{ip} was given twice");
-                            subnet.put(ip, held());
-                        }
-                        Err(_) => prop_assert_eq!(mine.len(), 30),
+                    if let Ok(ip) = subnet.pick(None, &any(), now) {
+                        prop_assert!(mine.insert(ip), "{ip} was given twice");
+                        subnet.put(ip, Some(held()));
+                    } else {
+                        prop_assert_eq!(mine.len(), 30);
                     }
                 } else if let Some(ip) = mine.iter().nth(usize::from(step) % mine.len().max(1)).copied() {
                     mine.remove(&ip);
@@ -383,7 +382,7 @@ mod tests {
             }
             while let Ok(ip) = subnet.pick(None, &any(), 1_000) {
                 prop_assert!(mine.insert(ip));
-                subnet.put(ip, held());
+                subnet.put(ip, Some(held()));
             }
             prop_assert_eq!(mine.len(), 30);
         }

@@ -4,9 +4,11 @@
 //! back. Going in, everything is lenient where engines differ: `null`, missing and empty are alike,
 //! unknown fields are ignored. What does not make a noun is a [`Fault`] with a sentence.
 
+pub mod cni;
 pub mod containerd;
 pub mod graph;
 pub mod ipam;
+pub mod netavark;
 pub mod network;
 pub mod status;
 pub mod verb;

@@ -82,7 +82,8 @@ struct Network {
 #[serde(rename_all = "PascalCase")]
 struct Pool {
     id: String,
-    sub_pool: Option<IpNet>,
+    #[serde(rename = "SubPool")]
+    part: Option<IpNet>,
     holders: u64,
     holder: Option<String>,
 }
@@ -90,7 +91,8 @@ struct Pool {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Address {
-    address: IpAddr,
+    #[serde(rename = "Address")]
+    ip: IpAddr,
     gateway: bool,
     holder: Option<String>,
 }
@@ -99,7 +101,8 @@ struct Address {
 #[serde(rename_all = "PascalCase")]
 struct Subnet {
     space: String,
-    subnet: IpNet,
+    #[serde(rename = "Subnet")]
+    net: IpNet,
     size: u64,
     resting: u64,
     pools: Vec<Pool>,
@@ -203,18 +206,18 @@ impl From<&SubnetUse> for Subnet {
     fn from(one: &SubnetUse) -> Self {
         let pools = one.pools.iter().map(|pool| Pool {
             id: pool.id.to_string(),
-            sub_pool: pool.sub_pool,
+            part: pool.sub_pool,
             holders: pool.holders,
             holder: pool.holder.clone(),
         });
         let addresses = one.addresses.iter().map(|held| Address {
-            address: held.address,
+            ip: held.address,
             gateway: held.is_gateway,
             holder: held.holder.clone(),
         });
         Self {
             space: one.space.clone(),
-            subnet: one.subnet,
+            net: one.subnet,
             size: one.size,
             resting: one.resting,
             pools: pools.collect(),
@@ -230,19 +233,19 @@ impl TryFrom<Subnet> for SubnetUse {
         let pools = read.pools.into_iter().map(|pool| {
             Ok(PoolUse {
                 id: PoolId::new(pool.id)?,
-                sub_pool: pool.sub_pool,
+                sub_pool: pool.part,
                 holders: pool.holders,
                 holder: pool.holder,
             })
         });
         let addresses = read.addresses.into_iter().map(|held| AddressUse {
-            address: held.address,
+            address: held.ip,
             is_gateway: held.gateway,
             holder: held.holder,
         });
         Ok(Self {
             space: read.space,
-            subnet: read.subnet,
+            subnet: read.net,
             size: read.size,
             resting: read.resting,
             pools: pools.collect::<Result<_, Fault>>()?,

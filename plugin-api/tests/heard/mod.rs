@@ -71,6 +71,7 @@ pub(crate) fn has_fields(verb: Verb) -> bool {
             | V::GraphStatus
             | V::GraphCleanup
             | V::GraphApplyDiff
+            | V::Status
     )
 }
 

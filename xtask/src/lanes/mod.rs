@@ -133,6 +133,9 @@ impl Lane {
             Need::Program("iptables", "iptables"),
             Need::Program("busybox", "busybox-static"),
             Need::Program("newuidmap", "uidmap"),
+            Need::Program("tc", "iproute2"),
+            // In no folder of PATH; runtimes know where.
+            Need::Program("/usr/lib/cni/portmap", "containernetworking-plugins"),
             Need::Program("strace", "strace"),
             Need::Program("zstd", "zstd"),
         ];
