@@ -242,7 +242,9 @@ pub(crate) fn soak(iterations: u64, seed: Option<u64>) -> Result<()> {
     }
     let mut sweep = nextest("run")?;
     sweep.args(FEATURES).args(["--profile", "soak", "-E", CRASH]);
-    sweep.env("LONGSHORE_SWEEP", "full").env("LONGSHORE_KILLS", "1000");
+    sweep
+        .env("LONGSHORE_SWEEP", "full")
+        .env("LONGSHORE_KILLS", "1000");
     run::must(sweep.env("LONGSHORE_WRITERS_SECONDS", "300"))
 }
 
