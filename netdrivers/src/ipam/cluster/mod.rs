@@ -28,7 +28,7 @@ use plugin_api::{Done, Fault, FaultKind};
 
 use super::local::{Wish, host_nets, wish};
 use super::pool::{
-    address, candidates_v4, candidates_v6, choose, next_free, number, overlap, usable, usable_within,
+    address, candidates_v4, candidates_v6, choose, first_free, number, overlap, usable, usable_within,
 };
 use books::{Books, Held, Released, Subnet};
 use shared::{ATTEMPTS, Place, Shared};
@@ -402,6 +402,16 @@ fn free_in(subnet: &Subnet, sub: Option<IpNet>, block: IpAddr) -> Option<u128> {
     next_free((first, last), &taken, subnet.last)
 }
 
+/// The first number of a range that is not held, looking behind `after` first and then from the start: what
+/// was released lately comes last.
+fn next_free<T>((first, last): (u128, u128), held: &BTreeMap<u128, T>, after: Option<u128>) -> Option<u128> {
+    let start = match after {
+        Some(after) if after >= first && after < last => after + 1,
+        _ => first,
+    };
+    first_free((start, last), held).or_else(|| first_free((first, start.checked_sub(1)?), held))
+}
+
 /// The part of a block that endpoints are given.
 fn free_span(subnet: &Subnet, sub: Option<IpNet>, block: IpAddr) -> (u128, u128) {
     let net = subnet.place.net;
@@ -436,6 +446,12 @@ impl IpamDriver for Cluster {
     }
 
     fn request_pool(&self, request: &PoolRequest) -> Result<PoolLease, Fault> {
+        if let Some(option) = request.options.keys().next() {
+            let option = plugin_api::id::quoted(option);
+            return Err(Fault::invalid(format!(
+                "address option {option} is unknown; there are none"
+            )));
+        }
         let wish = wish(request)?;
         let space = request.space.as_str();
         if space.contains('/') {

@@ -149,6 +149,7 @@ fn request(pool: &PoolId, ip: Option<&str>, purpose: AddressPurpose) -> AddressR
         purpose,
         mac: None,
         serial: false,
+        holder: None,
     }
 }
 
