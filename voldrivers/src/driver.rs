@@ -144,11 +144,10 @@ impl<B: Backend> Driver<B> {
 
     /// Whose word keeps a volume.
     fn kept(&self, name: &VolumeName, volume: &Volume<B::Spec>) -> Result<Kept, Fault> {
-        let (current, suspects): (Vec<_>, Vec<_>) = {
-            let known = self.known();
-            let is_current = |hold: &(&HolderId, &Hold)| known.engines.is_current(hold.1.epoch);
-            volume.holds.iter().partition(is_current)
-        };
+        let engines = self.known().engines.clone();
+        let living = engines.living();
+        let is_current = |hold: &(&HolderId, &Hold)| living.contains(&hold.1.epoch);
+        let (current, suspects): (Vec<_>, Vec<_>) = volume.holds.iter().partition(is_current);
         if !current.is_empty() {
             let holders = shown(&current);
             return Ok(Kept {

@@ -5,7 +5,7 @@
 //! hello again. A hold of an epoch whose process is gone is a suspect: nobody will drop it. Podman's
 //! processes live as long as a command, so its holds are suspects always, and the kernel's word counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::process::Identity;
 use kernel::record::{Damaged, Decoder, Encoder};
@@ -84,7 +84,7 @@ impl Caller {
 }
 
 /// The engines that have mounted something, by epoch.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Engines {
     /// The highest epoch ever given.
     pub(crate) last: u64,
@@ -106,6 +106,12 @@ impl Engines {
     pub(crate) fn epoch_of(&self, caller: Caller) -> Option<u64> {
         let mut found = self.present.iter().filter(|(_, present)| **present == caller);
         found.next().map(|(epoch, _)| *epoch)
+    }
+
+    /// Epochs of engines that can drop their holds. Asks the kernel once for each engine.
+    pub(crate) fn living(&self) -> BTreeSet<u64> {
+        let epochs = self.present.keys().copied();
+        epochs.filter(|epoch| self.is_current(*epoch)).collect()
     }
 
     /// Whether the holds of this epoch outlive their engine on purpose.
@@ -131,6 +137,7 @@ mod tests {
         let epoch = engines.epoch_for(me);
         assert_eq!(engines.epoch_for(me), epoch);
         assert!(engines.is_current(epoch));
+        assert_eq!(engines.living(), BTreeSet::from([epoch]));
         let Caller::Process { identity: own, brief } = me else {
             panic!("this process was not seen");
         };

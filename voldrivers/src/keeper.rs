@@ -9,6 +9,7 @@ use plugin_api::id::{HolderId, VolumeName};
 
 use crate::backend::Backend;
 use crate::driver::Driver;
+use crate::shelf::Hold;
 use crate::usage::Sight;
 
 /// How long a suspect must have been without a mount before it is dropped. An engine that comes back has
@@ -111,15 +112,18 @@ impl<B: Backend> Driver<B> {
     }
 
     fn suspects(&self) -> Vec<(VolumeName, HolderId)> {
-        let known = self.known();
-        let mut suspects = Vec::new();
-        for (name, volume) in &known.volumes {
-            for (holder, hold) in &volume.holds {
-                if !known.engines.is_brief(hold.epoch) && !known.engines.is_current(hold.epoch) {
-                    suspects.push((name.clone(), holder.clone()));
-                }
+        let (holds, engines) = {
+            let known = self.known();
+            let mut holds = Vec::new();
+            for (name, volume) in &known.volumes {
+                let named = |(holder, hold): (&HolderId, &Hold)| (name.clone(), holder.clone(), hold.epoch);
+                holds.extend(volume.holds.iter().map(named));
             }
-        }
-        suspects
+            (holds, known.engines.clone())
+        };
+        let living = engines.living();
+        let is_suspect = |epoch| !engines.is_brief(epoch) && !living.contains(&epoch);
+        let suspects = holds.into_iter().filter(|(_, _, epoch)| is_suspect(*epoch));
+        suspects.map(|(name, holder, _)| (name, holder)).collect()
     }
 }
