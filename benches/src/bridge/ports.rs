@@ -31,18 +31,21 @@ pub(super) fn published(wishes: &Wishes, tell: &mut dyn FnMut(&Row)) -> Result<(
 
     let title = ("bridge", "publish 200 ports beside 10 000 p50", "ms");
     tell(&Row::medians(title, ten.clone(), ("", vec![]), Goal::AtMost(5.0)));
-    let [name, memory] = match most {
-        250 => [
+    // The goal is for fifty thousand: fewer show a figure, and nothing of the goal.
+    let (name, memory, goal) = match most {
+        250 => (
             "publish 200 ports, beside 50 000 over beside 0 p50",
             "memory with 50 000 ports",
-        ],
-        _ => [
+            Goal::AtMost(1.2),
+        ),
+        _ => (
             "publish 200 ports, beside 18 000 (limit of files) over 0",
             "memory with 18 000 ports",
-        ],
+            Goal::Known,
+        ),
     };
     let title = ("bridge", name, "times");
-    tell(&Row::medians(title, vec![slope], ("", vec![]), Goal::AtMost(1.2)));
+    tell(&Row::medians(title, vec![slope], ("", vec![]), goal));
     let title = ("bridge", memory, "MB");
     tell(&Row::medians(title, resident, ("", vec![]), Goal::Known));
     // The peer's time for all would be minutes; a port costs it what the one before did.
