@@ -142,11 +142,7 @@ fn subnet_rows(text: &mut String, subnet: &SubnetUse) {
         format_args!("  subnet {net} of {space}: {held} of {size} addresses held, {resting} rest"),
     );
     for pool in &subnet.pools {
-        let holder = pool
-            .holder
-            .as_deref()
-            .map(|holder| format!(" by {holder}"))
-            .unwrap_or_default();
+        let holder = by(pool.holder.as_deref());
         line(
             text,
             format_args!("    pool {} held {} times{holder}", pool.id, pool.holders),
@@ -154,16 +150,16 @@ fn subnet_rows(text: &mut String, subnet: &SubnetUse) {
     }
     for address in &subnet.addresses {
         let kind = if address.is_gateway { " gateway" } else { "" };
-        let holder = address
-            .holder
-            .as_deref()
-            .map(|holder| format!(" by {holder}"))
-            .unwrap_or_default();
+        let holder = by(address.holder.as_deref());
         line(
             text,
             format_args!("    address {}{kind}{holder}", address.address),
         );
     }
+}
+
+fn by(holder: Option<&str>) -> String {
+    holder.map(|holder| format!(" by {holder}")).unwrap_or_default()
 }
 
 fn ports(text: &mut String, report: &Report) {

@@ -17,14 +17,29 @@ fn holder() -> HolderId {
     HolderId::new("c1").unwrap()
 }
 
+fn create_with(ground: &Ground, options: &[(&str, &str)]) -> Result<(), Fault> {
+    let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    let options = options.iter().map(owned).collect();
+    ground.client()?.volume().create(&name(), &options).map(drop)
+}
+
 fn create(ground: &Ground) -> Result<(), Fault> {
-    let options = [("uid", "7"), ("mode", "0750")];
-    let options = options.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    ground.client()?.volume().create(&name(), &options.into())?;
+    create_with(ground, &[("uid", "7"), ("mode", "0750")])?;
     // Made is made whole: `get` and `list` know it and its directory is as asked for.
     let info = ground.client()?.volume().get(&name())?;
     assert_eq!(ground.client()?.volume().list()?, [info]);
     Ok(())
+}
+
+/// In memory, so that mounts are made and taken back.
+fn create_memory(ground: &Ground) -> Result<(), Fault> {
+    let words = ("o", "uid=7,mode=0750");
+    create_with(ground, &[("type", "tmpfs"), ("device", "tmpfs"), words])
+}
+
+/// A file system of its own in a file.
+fn create_image(ground: &Ground) -> Result<(), Fault> {
+    create_with(ground, &[("size", "16M"), ("uid", "7"), ("mode", "0750")])
 }
 
 fn mount(ground: &Ground) -> Result<(), Fault> {
@@ -39,28 +54,6 @@ fn mount(ground: &Ground) -> Result<(), Fault> {
     assert_eq!((data.uid(), data.mode() & 0o7777), (7, 0o750));
     std::fs::write(path.join("file"), "text").unwrap();
     Ok(())
-}
-
-/// In memory, so that mounts are made and taken back.
-fn create_memory(ground: &Ground) -> Result<(), Fault> {
-    let options = [("type", "tmpfs"), ("device", "tmpfs"), ("o", "uid=7,mode=0750")];
-    let options = options.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    ground
-        .client()?
-        .volume()
-        .create(&name(), &options.into())
-        .map(drop)
-}
-
-/// A file system of its own in a file.
-fn create_image(ground: &Ground) -> Result<(), Fault> {
-    let options = [("size", "16M"), ("uid", "7"), ("mode", "0750")];
-    let options = options.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    ground
-        .client()?
-        .volume()
-        .create(&name(), &options.into())
-        .map(drop)
 }
 
 /// As often as it takes: a mount whose answer was lost may count or not.
